@@ -1,0 +1,69 @@
+using Tidemark.Abi;
+
+namespace Tidemark.Kernel.Soft.Devices;
+
+/// <summary>
+/// A PCI function as hardware plus the migration hooks its variant driver would use. The VFIO layer owns descriptors, the
+/// migration state machine, data streams and DMA logging; the model owns registers, queues and its own thread.
+/// </summary>
+/// <remarks>
+/// Run state, driven by the VFIO layer: Running --Quiesce--> Quiesced (no DMA, no interrupts started; registers still
+/// answer) --Freeze--> Frozen --Unfreeze--> Quiesced --Run--> Running. A new model is Running. Every transition returns
+/// when it holds: after <see cref="Quiesce"/> no DMA is in flight and none begins.
+/// Calls from the VFIO layer are serialised, but come beside the model's own thread.
+/// </remarks>
+internal abstract class SoftDeviceModel : IDisposable
+{
+    /// <summary>Regions by VFIO PCI region index (BAR0 is 0, configuration space is 7). A size of 0: not there.</summary>
+    public abstract IReadOnlyList<SoftRegion> Regions { get; }
+
+    /// <summary>MSI-X vectors.</summary>
+    public abstract uint MsixVectors { get; }
+
+    /// <summary>Reads registers. The range is inside the region.</summary>
+    public abstract Errno ReadRegion(uint region, ulong offset, Span<byte> into);
+
+    /// <summary>Writes registers; a doorbell. The range is inside the region. Any bytes a guest may write.</summary>
+    public abstract Errno WriteRegion(uint region, ulong offset, ReadOnlySpan<byte> from);
+
+    /// <summary>Sets what an MSI-X vector does; null: nothing. The action is quick and may be called from the model's thread.</summary>
+    public abstract void SetInterrupt(uint vector, Action? raise);
+
+    /// <summary>Function-level reset: registers to their initial values, in-flight commands forgotten, Running.</summary>
+    public abstract void Reset();
+
+    public abstract void Run();
+
+    public abstract void Quiesce();
+
+    public abstract void Freeze();
+
+    public abstract void Unfreeze();
+
+    /// <summary>State that can be read while the device runs and that the destination wants first (PRE_COPY initial bytes).</summary>
+    public abstract byte[] SaveInitial();
+
+    /// <summary>State that changed since the last <see cref="SaveInitial"/> or <see cref="SaveChanged"/>, or empty. While the device runs.</summary>
+    public abstract byte[] SaveChanged();
+
+    /// <summary>Everything else, when Frozen; the concatenation initial, changed..., final restores the device. Without PRE_COPY, final alone does.</summary>
+    public abstract byte[] SaveFinal();
+
+    /// <summary>An upper bound of the bytes that <see cref="SaveFinal"/> gives.</summary>
+    public abstract ulong FinalStateSize { get; }
+
+    /// <summary>LIMIT: state streams longer than this are refused with ENOMEM.</summary>
+    public abstract ulong MaximumStateSize { get; }
+
+    /// <summary>Restores from a whole stream, when Frozen. EINVAL: incomplete or not this device's; the device is then as before.</summary>
+    public abstract Errno LoadState(ReadOnlySpan<byte> stream);
+
+    public abstract void Dispose();
+}
+
+/// <summary>A region of a device.</summary>
+/// <param name="MmapAreas">Parts that may be mapped; the rest must be read and written by calls.</param>
+internal sealed record SoftRegion(ulong ByteLength, bool Readable, bool Writable, IReadOnlyList<SoftMmapArea> MmapAreas);
+
+/// <summary>A page-aligned part of a region that is plain memory: where it lies in a host file.</summary>
+internal sealed record SoftMmapArea(ulong Offset, ulong ByteLength, int HostFd, ulong HostOffset);

@@ -1,0 +1,25 @@
+using Tidemark.Abi;
+
+namespace Tidemark.Kernel.Soft.Iommufd;
+
+/// <summary>
+/// What the VFIO layer asks of an iommufd on behalf of one device. Implemented by the iommufd context; the device object
+/// lives from <c>Bind</c> until <see cref="Unbind"/>.
+/// </summary>
+internal interface IBoundDevice
+{
+    /// <summary>The device object's id, above 0.</summary>
+    uint DeviceId { get; }
+
+    /// <summary>
+    /// Attaches to an IOAS (auto domain) or HWPT, or replaces the current attachment. On success <paramref name="pageTableId"/>
+    /// is the HWPT in use. On failure the previous attachment is intact.
+    /// </summary>
+    Errno Attach(ref uint pageTableId);
+
+    /// <summary>Detaches; DMA is blocked afterwards. Nothing when not attached.</summary>
+    void Detach();
+
+    /// <summary>Detaches and destroys the device object.</summary>
+    void Unbind();
+}

@@ -1,0 +1,65 @@
+namespace Tidemark.Kernel.Soft;
+
+/// <summary>The hardware of a soft host: its IOMMUs and the devices behind them. Immutable; a kernel is built over it.</summary>
+public sealed record SoftHost(IReadOnlyList<SoftIommuUnit> Iommus, IReadOnlyList<SoftNvme> Devices);
+
+/// <summary>An IOMMU: Intel VT-d with second-stage tables.</summary>
+/// <param name="Name">Referred to by devices; unique in the host.</param>
+public sealed record SoftIommuUnit(string Name)
+{
+    /// <summary>Whether it sets dirty bits (ECAP.SLADS) and so offers dirty tracking.</summary>
+    public bool DirtyTracking { get; init; } = true;
+
+    /// <summary>Width of IOVAs in bits: 39, 48 or 57.</summary>
+    public int AddressWidth { get; init; } = 48;
+}
+
+/// <summary>An NVMe controller behind VFIO, and what its driver (in the host's kernel) can do for migration.</summary>
+/// <param name="Address">PCI address, <c>0000:01:00.0</c>. Each device is alone in its IOMMU group.</param>
+/// <param name="IommuUnit">Name of the <see cref="SoftIommuUnit"/> it sits behind.</param>
+public sealed record SoftNvme(string Address, string IommuUnit, SoftDisk Disk)
+{
+    /// <summary>Has the migration feature at all (STOP_COPY).</summary>
+    public bool Migration { get; init; } = true;
+
+    /// <summary>Has the P2P states.</summary>
+    public bool P2P { get; init; } = true;
+
+    /// <summary>Has the PRE_COPY states.</summary>
+    public bool PreCopy { get; init; } = true;
+
+    /// <summary>Can log its own DMA (DMA_LOGGING_*).</summary>
+    public bool DmaLogging { get; init; }
+}
+
+/// <summary>Where a namespace's blocks lie.</summary>
+/// <param name="Path">An ordinary file: the blocks.</param>
+/// <param name="ByteLength">Size of the namespace in bytes; a last incomplete block reads as zeros beyond the file's end.</param>
+public sealed record SoftDisk(string Path, ulong ByteLength, SoftDiskMode Mode = SoftDiskMode.ReadOnly)
+{
+    /// <summary>For <see cref="SoftDiskMode.Overlay"/>: the file that takes the written blocks.</summary>
+    public string? OverlayPath { get; init; }
+}
+
+/// <summary>What a write command does.</summary>
+public enum SoftDiskMode
+{
+    /// <summary>Fails with the write-protected status.</summary>
+    ReadOnly,
+
+    /// <summary>Goes to the overlay file; the disk file itself is never written.</summary>
+    Overlay,
+
+    /// <summary>Goes to the disk file.</summary>
+    WriteThrough,
+}
+
+/// <summary>Planted faults of the soft kernel. None in any normal run.</summary>
+[Flags]
+public enum SoftKernelFaults
+{
+    None = 0,
+
+    /// <summary>Reading and clearing dirty bits leaves the IOTLB as it is and does not wait for writes in flight.</summary>
+    SkipIotlbDrain = 1,
+}

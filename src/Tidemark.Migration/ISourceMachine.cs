@@ -1,0 +1,36 @@
+using Tidemark.Memory;
+
+namespace Tidemark.Migration;
+
+/// <summary>A running machine, as the engine that moves it away sees it.</summary>
+public interface ISourceMachine
+{
+    GuestMemory Memory { get; }
+
+    /// <summary>All writers' dirty sources; off when a migration begins.</summary>
+    DirtyTracker DirtyTracker { get; }
+
+    /// <summary>The assigned devices, then the workload; the order in which state is sent and loaded.</summary>
+    IReadOnlyList<IMigratable> Parts { get; }
+
+    /// <summary>What the destination must match, as UTF-8 JSON (memory layout, parts, their kinds). At most 64 KiB.</summary>
+    ReadOnlyMemory<byte> Description { get; }
+
+    /// <summary>Stops the processors (or workload): when it returns they write no more. Idempotent.</summary>
+    void StopWorkload();
+
+    /// <summary>Undoes <see cref="StopWorkload"/>. Idempotent.</summary>
+    void ResumeWorkload();
+
+    /// <summary>
+    /// Names whatever runs, or has run since it was stopped, although nothing may: the check before Commit. Empty when the
+    /// whole machine stands still.
+    /// </summary>
+    IReadOnlyList<string> FindRunners();
+
+    /// <summary>Puts written data of all disks into stable storage.</summary>
+    void FlushDisks();
+
+    /// <summary>Gives up the disks so that the destination can take them. Called when Commit has been sent.</summary>
+    void ReleaseDisks();
+}

@@ -1,0 +1,41 @@
+namespace Tidemark.Migration;
+
+/// <summary>How a machine is to be moved.</summary>
+public sealed record MigrationOptions
+{
+    /// <summary>Connections that carry pages, 1 to 64.</summary>
+    public int Channels { get; init; } = 2;
+
+    /// <summary>How long the machine may stand still; verification is not counted.</summary>
+    public TimeSpan DowntimeLimit { get; init; } = TimeSpan.FromMilliseconds(300);
+
+    /// <summary>Both sides hash all guest memory after the stop and compare before Commit.</summary>
+    public bool Verify { get; init; }
+
+    /// <summary>
+    /// Passes after which the engine stops trying to fit the limit and fails (the machine goes on running here).
+    /// </summary>
+    public int MaximumPasses { get; init; } = 60;
+
+    /// <summary>How long a side waits for the other without any progress before it gives the connection up.</summary>
+    public TimeSpan IdleTimeout { get; init; } = TimeSpan.FromSeconds(20);
+
+    /// <summary>Faults planted on purpose, so that a check can be seen to fire.</summary>
+    public MigrationFaults Faults { get; init; }
+}
+
+/// <summary>Planted faults of the engine. None in any normal run.</summary>
+[Flags]
+public enum MigrationFaults
+{
+    None = 0,
+
+    /// <summary>Every harvest loses the last word of its bitmap (the last 64 pages of guest memory).</summary>
+    ForgetLastWord = 1,
+
+    /// <summary>The last harvest is taken before the writers are stopped.</summary>
+    EarlyFinalHarvest = 2,
+
+    /// <summary>The source runs again between the last pass and Commit.</summary>
+    ResumeBeforeCommit = 4,
+}

@@ -1,0 +1,55 @@
+using Tidemark.Memory;
+
+namespace Tidemark.Migration;
+
+/// <summary>The figures of one migration.</summary>
+public sealed record MigrationReport
+{
+    public IReadOnlyList<PassReport> Passes { get; init; } = [];
+
+    public IReadOnlyList<PartReport> Parts { get; init; } = [];
+
+    /// <summary>The source's stop to the destination's start, as seen here, verification taken out.</summary>
+    public TimeSpan Downtime { get; init; }
+
+    /// <summary>The parts of <see cref="Downtime"/>, in order; they sum to it.</summary>
+    public IReadOnlyList<DowntimePart> DowntimeParts { get; init; } = [];
+
+    /// <summary>Time spent hashing and comparing.</summary>
+    public TimeSpan VerifyTime { get; init; }
+
+    public TimeSpan TotalTime { get; init; }
+
+    /// <summary>Bytes put on the wire, all channels, both framing and content.</summary>
+    public ulong BytesSent { get; init; }
+
+    /// <summary>Pages whose hash differed after the stop; null when not verified.</summary>
+    public ulong? LostPages { get; init; }
+
+    /// <summary>First few differing guest pages, for the message.</summary>
+    public IReadOnlyList<ulong> FirstLostPages { get; init; } = [];
+}
+
+/// <summary>One trip over dirty memory; pass 0 is the full copy.</summary>
+/// <param name="DirtyPages">Pages the pass was to bring over: the union.</param>
+/// <param name="SentPages">Pages sent with content; zero pages are not among them.</param>
+/// <param name="ZeroPages">Pages told to be zero.</param>
+/// <param name="Bytes">Bytes on the wire.</param>
+/// <param name="Sources">What each source reported, before the union; empty for pass 0.</param>
+/// <param name="Final">The last pass, taken after the stop.</param>
+public sealed record PassReport(
+    int Index, ulong DirtyPages, ulong SentPages, ulong ZeroPages, ulong Bytes, TimeSpan Duration,
+    IReadOnlyList<DirtyCount> Sources, bool Final)
+{
+    /// <summary>Downtime predicted after this pass, or null for the last.</summary>
+    public TimeSpan? PredictedDowntime { get; init; }
+
+    /// <summary>Bytes a second on the wire during the pass.</summary>
+    public double BytesPerSecond => Duration > TimeSpan.Zero ? Bytes / Duration.TotalSeconds : 0;
+}
+
+/// <summary>State of one device (or of the workload) that was moved.</summary>
+public sealed record PartReport(string Name, ulong StateBytes);
+
+/// <summary>A named share of the downtime.</summary>
+public sealed record DowntimePart(string Name, TimeSpan Duration);

@@ -6,8 +6,8 @@ namespace Tidemark.Abi;
 /// </summary>
 /// <remarks>
 /// On a struct: the C name without the word <c>struct</c>. On an enumeration: a pattern whose <c>*</c> stands for the
-/// member's name in capitals with underscores. On a field or a member: the C name itself, where the rule (words split at
-/// capitals, joined by underscores) does not produce it; several where C gives several names to one place.
+/// member's name in capitals with underscores. On a field or a member: the C name itself, where the rule (words split
+/// at capitals, joined by underscores) does not produce it; several where C gives several names to one place.
 /// </remarks>
 [AttributeUsage(AttributeTargets.Struct | AttributeTargets.Enum | AttributeTargets.Field, AllowMultiple = true)]
 public sealed class UapiAttribute(string name) : Attribute

@@ -1,0 +1,89 @@
+using System.CommandLine;
+using System.CommandLine.Parsing;
+using System.Globalization;
+using Tidemark.Machine.Description;
+using Tidemark.Machine.Transport;
+using Tidemark.Migration;
+
+namespace Tidemark.Cli.Commands;
+
+/// <summary>Options that several commands share, each with its check, so that a wrong value is a usage error everywhere.</summary>
+internal static class SharedOptions
+{
+    public static Option<bool> Json() => new("--json") { Description = "One JSON object on standard output instead of text." };
+
+    public static Option<string?> Kernel(string meaning)
+    {
+        var option = new Option<string?>("--kernel") { Description = meaning, HelpName = "soft|linux" };
+        option.Validators.Add(result =>
+        {
+            if (result.GetValueOrDefault<string?>() is { } value && value is not ("soft" or "linux"))
+                result.AddError($"--kernel is \"{value}\"; it must be soft or linux.");
+        });
+        return option;
+    }
+
+    public static Option<int> Channels()
+    {
+        var option = new Option<int>("--channels")
+        {
+            Description = "Connections that carry pages, 1 to 64.", HelpName = "N", DefaultValueFactory = _ => 2,
+        };
+        option.Validators.Add(result => CheckRange(result, "--channels", 1, 64));
+        return option;
+    }
+
+    public static Option<int> DowntimeLimit()
+    {
+        var option = new Option<int>("--downtime-limit")
+        {
+            Description = "How long the machine may stand still, in milliseconds (1 to 600000).", HelpName = "MS",
+            DefaultValueFactory = _ => 300,
+        };
+        option.Validators.Add(result => CheckRange(result, "--downtime-limit", 1, 600_000));
+        return option;
+    }
+
+    public static Option<string?> Report() => new("--report") { Description = "Write an HTML report with a heat map of dirty pages.", HelpName = "FILE" };
+
+    public static Argument<string> MachineName() => new("machine") { Description = "The machine's name, as `tidemark list` shows it." };
+
+    public static Argument<string> MachineFilePath() => new("file") { Description = "The machine file (docs/reference/machine-file.md).", HelpName = "MACHINE.json" };
+
+    /// <exception cref="CommandFailure">The text is no address.</exception>
+    public static MigrationAddress Address(string text) =>
+        MigrationAddress.Parse(text, out string problem) ?? throw new CommandFailure(problem, ExitCode.Usage);
+
+    /// <summary>Plain TCP lets anybody on the way read and change guest memory: only loopback without --insecure.</summary>
+    /// <exception cref="CommandFailure">It would leave this machine.</exception>
+    public static void RequireSafe(MigrationAddress address, bool insecure)
+    {
+        if (address is MigrationAddress.Tcp { IsLoopback: false } && !insecure)
+        {
+            throw new CommandFailure(
+                $"{address} is beyond this machine, and a migration is not encrypted: anybody on the way could read or change the guest's memory. Tunnel it (ssh -L) to a loopback address, or say --insecure on a network that you trust.",
+                ExitCode.Usage);
+        }
+    }
+
+    /// <exception cref="CommandFailure">The file has mistakes; all of them are in the message, a line each.</exception>
+    public static MachineDescription ReadMachineFile(string path)
+    {
+        MachineDescription? description = MachineFile.Read(path, out IReadOnlyList<MachineFileProblem> problems);
+        if (description is not null)
+            return description;
+        string list = string.Join("\n", problems.Select(problem => $"  {path}{(problem.Line > 0 ? $":{problem.Line}" : "")}: {problem.Text}"));
+        throw new CommandFailure(
+            $"The machine file has {(problems.Count == 1 ? "a mistake" : string.Create(CultureInfo.InvariantCulture, $"{problems.Count} mistakes"))}:\n{list}",
+            ExitCode.Usage);
+    }
+
+    private static void CheckRange(OptionResult result, string name, int minimum, int maximum)
+    {
+        if (result.Errors.Any() || result.Tokens.Count == 0)
+            return;
+        if (!int.TryParse(result.Tokens[0].Value, NumberStyles.None, CultureInfo.InvariantCulture, out int value)
+            || value < minimum || value > maximum)
+            result.AddError($"{name} is \"{result.Tokens[0].Value}\"; it must be a whole number from {minimum} to {maximum}.");
+    }
+}

@@ -1,0 +1,133 @@
+using System.Net.Sockets;
+using System.Text.Json.Nodes;
+
+namespace Tidemark.Cli.Control;
+
+/// <summary>Answers control requests for one machine on a socket that only its user can open (0600).</summary>
+internal sealed class ControlServer : IDisposable
+{
+    /// <summary>LIMIT: enough for a person and a few scripts; more wait in the listen queue.</summary>
+    private const int MaximumClients = 16;
+
+    private readonly Socket _listener;
+    private readonly string _path;
+    private readonly Action<JsonObject, ControlChannel> _answer;
+    private readonly Thread _thread;
+    private readonly SemaphoreSlim _slots = new(MaximumClients);
+    private readonly List<ControlChannel> _open = [];
+    private volatile bool _ending;
+
+    private ControlServer(Socket listener, string path, Action<JsonObject, ControlChannel> answer)
+    {
+        _listener = listener;
+        _path = path;
+        _answer = answer;
+        _thread = new Thread(Listen) { IsBackground = true, Name = "tidemark control" };
+        _thread.Start();
+    }
+
+    /// <param name="answer">Answers one request, on a thread of its own; the last message it sends has <c>done</c>.</param>
+    /// <exception cref="CommandFailure">The name is taken or the folder can not be used.</exception>
+    public static ControlServer Open(string machineName, Action<JsonObject, ControlChannel> answer)
+    {
+        RuntimeFolder.Ensure();
+        string path = RuntimeFolder.SocketOf(machineName);
+        using (ControlClient? other = ControlClient.TryConnect(machineName))
+        {
+            if (other is not null)
+                throw new CommandFailure($"A machine named \"{machineName}\" runs here already. Say --name to give this one another name.");
+        }
+
+        var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        try
+        {
+            // Nobody answers there: what is left of a process that was killed.
+            File.Delete(path);
+            socket.Bind(new UnixDomainSocketEndPoint(path));
+            File.SetUnixFileMode(path, UnixFileMode.UserRead | UnixFileMode.UserWrite);
+            socket.Listen(8);
+            return new ControlServer(socket, path, answer);
+        }
+        catch (Exception failure) when (failure is SocketException or IOException or UnauthorizedAccessException)
+        {
+            // Nothing listens.
+            socket.Dispose();
+            throw new CommandFailure($"The control socket {path} can not be made: {failure.Message}");
+        }
+    }
+
+    public void Dispose()
+    {
+        if (_ending)
+            return;
+        _ending = true;
+        _listener.Dispose();
+        _thread.Join();
+        lock (_open)
+        {
+            foreach (ControlChannel channel in _open)
+                channel.Close();
+        }
+
+        try
+        {
+            File.Delete(_path);
+        }
+        catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
+        {
+            // A stale socket file is harmless: the next machine of that name removes it.
+        }
+    }
+
+    private void Listen()
+    {
+        while (!_ending)
+        {
+            try
+            {
+                Socket client = _listener.Accept();
+                _slots.Wait();
+                var channel = new ControlChannel(client);
+                lock (_open)
+                    _open.Add(channel);
+                new Thread(() => Serve(channel)) { IsBackground = true, Name = "tidemark control client" }.Start();
+            }
+            catch (Exception failure) when (failure is SocketException or ObjectDisposedException)
+            {
+                // Disposed, or out of descriptors for the moment: do not spin.
+                if (!_ending)
+                    Thread.Yield();
+            }
+        }
+    }
+
+    private void Serve(ControlChannel channel)
+    {
+        try
+        {
+            while (!_ending && channel.Receive() is { } request)
+            {
+                try
+                {
+                    _answer(request, channel);
+                }
+                catch (CommandFailure failure)
+                {
+                    // Refused in words; the client may ask again.
+                    channel.Send(new JsonObject { ["done"] = true, ["error"] = failure.Message, ["exitCode"] = failure.ExitCode });
+                }
+            }
+        }
+        catch (Exception failure) when (failure is SocketException or InvalidDataException or ObjectDisposedException or InvalidOperationException or FormatException)
+        {
+            // The client went away or does not speak the protocol: only its connection ends.
+        }
+        finally
+        {
+            lock (_open)
+                _open.Remove(channel);
+            channel.Dispose();
+            _slots.Release();
+        }
+    }
+}

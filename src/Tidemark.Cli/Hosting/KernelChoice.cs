@@ -1,0 +1,64 @@
+using Tidemark.Kernel;
+using Tidemark.Kernel.Linux;
+using Tidemark.Kernel.Soft;
+using Tidemark.Machine.Description;
+
+namespace Tidemark.Cli.Hosting;
+
+/// <summary>The kernel a command works on: the only place that names one.</summary>
+internal sealed class KernelChoice : IDisposable
+{
+    private readonly SoftKernel? _soft;
+
+    private KernelChoice(IKernel kernel, ISysfs sysfs, SoftKernel? soft)
+    {
+        Kernel = kernel;
+        Sysfs = sysfs;
+        _soft = soft;
+    }
+
+    public IKernel Kernel { get; }
+
+    public ISysfs Sysfs { get; }
+
+    /// <param name="wanted"><c>soft</c>, <c>linux</c>, or null: soft when the machine file describes a soft host.</param>
+    /// <exception cref="CommandFailure">The soft kernel is wanted and no hardware is described for it, or a disk can not be used.</exception>
+    public static KernelChoice Create(string? wanted, MachineDescription? machine, SoftKernelFaults faults = SoftKernelFaults.None)
+    {
+        bool soft = wanted is null ? machine?.SoftHost is not null : wanted == "soft";
+        var host = new LinuxKernel();
+        if (!soft)
+            return new KernelChoice(host, new LinuxSysfs(), null);
+        if (machine?.SoftHost is not { } description)
+            throw new CommandFailure("The soft kernel needs hardware: add a \"softHost\" to the machine file.", ExitCode.Usage);
+        var kernel = new SoftKernel(host, Build(description), faults);
+        return new KernelChoice(kernel, kernel.Sysfs, kernel);
+    }
+
+    public void Dispose() => _soft?.Dispose();
+
+    private static SoftHost Build(SoftHostDescription description) => new(
+        [.. description.Iommus.Select(iommu => new SoftIommuUnit(iommu.Name)
+        {
+            DirtyTracking = iommu.DirtyTracking, AddressWidth = iommu.AddressWidth,
+        })],
+        [.. description.Devices.Select(device => new SoftNvme(device.Address, device.Iommu, BuildDisk(device))
+        {
+            Migration = device.Migration,
+            P2P = device.Migration && device.P2P,
+            PreCopy = device.Migration && device.PreCopy,
+            DmaLogging = device.DmaLogging,
+        })]);
+
+    private static SoftDisk BuildDisk(SoftDeviceDescription device) => new(
+        device.Disk, DiskFiles.SizeOf(device), device.Mode switch
+        {
+            DiskMode.ReadOnly => SoftDiskMode.ReadOnly,
+            DiskMode.Overlay => SoftDiskMode.Overlay,
+            DiskMode.WriteThrough => SoftDiskMode.WriteThrough,
+            _ => throw new ArgumentOutOfRangeException(nameof(device)),
+        })
+    {
+        OverlayPath = device.Overlay,
+    };
+}

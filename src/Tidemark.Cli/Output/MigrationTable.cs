@@ -1,0 +1,114 @@
+using System.Globalization;
+using System.Text.Json.Nodes;
+using Tidemark.Machine.Description;
+
+namespace Tidemark.Cli.Output;
+
+/// <summary>A migration's figures as text: lines while it runs and the table at its end. Reads the JSON of <see cref="MigrationJson"/>.</summary>
+internal static class MigrationTable
+{
+    private static readonly string[] SourceWords = ["cpu", "iommu", "deviceLog", "assumed"];
+
+    /// <summary>Shows one event.</summary>
+    public static void Show(Terminal terminal, JsonObject migrationEvent)
+    {
+        switch ((string?)migrationEvent["event"])
+        {
+            case "phase":
+                terminal.Detail($"phase: {migrationEvent["phase"]}");
+                break;
+            case "progress":
+                ulong done = Number(migrationEvent["done"]);
+                ulong total = Math.Max(1, Number(migrationEvent["total"]));
+                terminal.Progress(string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"pass {migrationEvent["pass"]}: {100.0 * done / total,5:0.0} % of {total} pages, {ByteSize.Format(Number(migrationEvent["bytes"]))} sent"));
+                break;
+            case "pass":
+                terminal.Note(PassLine(migrationEvent["pass"]!.AsObject()));
+                break;
+            case "decided":
+                terminal.Detail($"decision: {migrationEvent["text"]}");
+                break;
+        }
+    }
+
+    public static string PassLine(JsonObject pass)
+    {
+        bool final = pass["final"]!.GetValue<bool>();
+        string sources = Number(pass["index"]) == 0
+            ? "all memory"
+            : string.Join(", ", SourceWords.Select(word => $"{word} {Number(pass["bySource"]![word])}"));
+        string prediction = pass["predictedDowntimeMilliseconds"] is { } predicted
+            ? string.Create(CultureInfo.InvariantCulture, $", downtime now {predicted.GetValue<double>():0} ms")
+            : "";
+        return string.Create(
+            CultureInfo.InvariantCulture,
+            $"pass {pass["index"],2}{(final ? " (final)" : "")}: {Number(pass["dirtyPages"])} dirty ({sources}); {Number(pass["sentPages"])} sent, {Number(pass["zeroPages"])} zero, {ByteSize.Format(Number(pass["bytes"]))} in {pass["milliseconds"]!.GetValue<double>():0} ms{prediction}");
+    }
+
+    /// <summary>The table at the end of a migration.</summary>
+    public static void ShowResult(Terminal terminal, JsonObject result)
+    {
+        string outcome = (string)result["outcome"]!;
+        terminal.Result("");
+        terminal.Result($"{"outcome",-16}{(outcome == "completed" ? terminal.Good(outcome) : terminal.Bad(outcome))}   kernel={result["kernel"]}");
+        if ((string?)result["cause"] is { } cause)
+            terminal.Result($"{"cause",-16}{cause}");
+        terminal.Result($"{"memory",-16}{ByteSize.Format(Number(result["memoryBytes"]))}, processor writes seen by {result["cpuTracking"]}");
+        foreach (JsonNode? device in result["devices"]?.AsArray() ?? [])
+        {
+            terminal.Result($"{(string)device!["name"]!,-16}tracked by {device["tracker"],-10} {device["reason"]}; {ByteSize.Format(Number(device["stateBytes"]))} of state");
+        }
+
+        ShowPasses(terminal, result);
+        string parts = string.Join(", ", (result["downtimeParts"]?.AsArray() ?? []).Select(part =>
+            string.Create(CultureInfo.InvariantCulture, $"{part!["name"]} {part["milliseconds"]!.GetValue<double>():0.0}")));
+        terminal.Result(string.Create(
+            CultureInfo.InvariantCulture,
+            $"{"downtime",-16}{Double(result["downtimeMilliseconds"]):0.0} ms{(parts.Length > 0 ? $" ({parts})" : "")}; verification {Double(result["verifyMilliseconds"]):0} ms apart"));
+        terminal.Result(string.Create(
+            CultureInfo.InvariantCulture,
+            $"{"total",-16}{Double(result["totalMilliseconds"]) / 1000:0.00} s, {ByteSize.Format(Number(result["bytesSent"]))} sent, {ByteSize.Format(Double(result["throughputBytesPerSecond"]))}/s"));
+        ShowVerdict(terminal, result);
+    }
+
+    private static void ShowPasses(Terminal terminal, JsonObject result)
+    {
+        JsonArray passes = result["passes"]?.AsArray() ?? [];
+        if (passes.Count == 0)
+            return;
+        terminal.Result("");
+        terminal.Result(terminal.Bold($"{"pass",-8}{"dirty",9}{"cpu",9}{"iommu",9}{"log",9}{"assumed",9}{"sent",9}{"zero",9}{"bytes",11}{"ms",9}"));
+        foreach (JsonNode? pass in passes)
+        {
+            string name = $"{pass!["index"]}{(pass["final"]!.GetValue<bool>() ? " final" : "")}";
+            string sources = string.Concat(SourceWords.Select(word => $"{Number(pass["bySource"]![word]),9}"));
+            terminal.Result(string.Create(
+                CultureInfo.InvariantCulture,
+                $"{name,-8}{Number(pass["dirtyPages"]),9}{sources}{Number(pass["sentPages"]),9}{Number(pass["zeroPages"]),9}{ByteSize.Format(Number(pass["bytes"])),11}{Double(pass["milliseconds"]),9:0.0}"));
+        }
+
+        terminal.Result("");
+    }
+
+    private static void ShowVerdict(Terminal terminal, JsonObject result)
+    {
+        if (result["verified"] is not JsonObject verified || verified["memoryEqual"] is not { } equal)
+        {
+            terminal.Result($"{"verified",-16}no (say --verify to compare all memory before the hand-over)");
+            return;
+        }
+
+        string text = equal.GetValue<bool>()
+            ? terminal.Good("memory equal on both sides, 0 lost pages")
+            : terminal.Bad($"{verified["lostPages"]} lost pages");
+        if (verified["readsAfterMove"] is { } reads)
+            text += $", {verified["dataErrors"]} data errors, {reads} reads on the other side";
+        terminal.Result($"{"verified",-16}{text}");
+    }
+
+    private static ulong Number(JsonNode? node) => node is null ? 0 : ulong.Parse(node.ToJsonString(), CultureInfo.InvariantCulture);
+
+    private static double Double(JsonNode? node) => node is null ? 0 : double.Parse(node.ToJsonString(), CultureInfo.InvariantCulture);
+}

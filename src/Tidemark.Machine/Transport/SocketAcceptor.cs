@@ -1,0 +1,130 @@
+using System.Net;
+using System.Net.Sockets;
+using Tidemark.Migration;
+
+namespace Tidemark.Machine.Transport;
+
+/// <summary>Listens for a source. Unix sockets are made 0600 and removed at the end.</summary>
+public sealed class SocketAcceptor : IAcceptor
+{
+    private readonly Socket? _listener;
+    private readonly string? _unlink;
+    private readonly MigrationAddress.Descriptor? _descriptor;
+    private int _descriptorUsed;
+
+    private SocketAcceptor(Socket? listener, string address, string? unlink, MigrationAddress.Descriptor? descriptor)
+    {
+        _listener = listener;
+        Address = address;
+        _unlink = unlink;
+        _descriptor = descriptor;
+    }
+
+    public string Address { get; }
+
+    /// <exception cref="IOException">The address can not be listened on; nothing is left behind.</exception>
+    public static SocketAcceptor Listen(MigrationAddress address)
+    {
+        switch (address)
+        {
+            case MigrationAddress.Descriptor descriptor:
+                return new SocketAcceptor(null, descriptor.ToString(), null, descriptor);
+            case MigrationAddress.Unix unix:
+                return ListenUnix(unix);
+            case MigrationAddress.Tcp tcp:
+                return ListenTcp(tcp);
+            default:
+                throw new IOException($"{address} is not an address to listen on.");
+        }
+    }
+
+    public IConnection Accept(CancellationToken cancellation)
+    {
+        if (_descriptor is not null)
+        {
+            if (Interlocked.Exchange(ref _descriptorUsed, 1) == 0)
+                return SocketConnector.Adopt(_descriptor);
+            cancellation.WaitHandle.WaitOne();
+            throw new OperationCanceledException(cancellation);
+        }
+
+        try
+        {
+            Socket socket = _listener!.AcceptAsync(cancellation).AsTask().GetAwaiter().GetResult();
+            return new SocketConnection(socket, PeerName(socket));
+        }
+        catch (Exception failure) when (failure is SocketException or ObjectDisposedException)
+        {
+            // The listener is gone, which only Dispose does, or the system is out of descriptors.
+            cancellation.ThrowIfCancellationRequested();
+            throw new IOException($"Accepting a connection on {Address} failed: {failure.Message}", failure);
+        }
+    }
+
+    public void Dispose()
+    {
+        _listener?.Dispose();
+        if (_unlink is not null)
+            File.Delete(_unlink);
+    }
+
+    private static SocketAcceptor ListenUnix(MigrationAddress.Unix unix)
+    {
+        var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        try
+        {
+            if (File.Exists(unix.Path))
+                throw new IOException($"{unix} exists already. Remove it if nobody uses it, or choose another path.");
+            socket.Bind(new UnixDomainSocketEndPoint(unix.Path));
+            File.SetUnixFileMode(unix.Path, UnixFileMode.UserRead | UnixFileMode.UserWrite);
+            socket.Listen(16);
+            return new SocketAcceptor(socket, unix.ToString(), unix.Path, null);
+        }
+        catch (Exception failure) when (failure is SocketException or IOException or UnauthorizedAccessException)
+        {
+            // Nothing listens; the socket is closed.
+            socket.Dispose();
+            throw failure as IOException ?? new IOException($"Listening on {unix} failed: {failure.Message}", failure);
+        }
+    }
+
+    private static SocketAcceptor ListenTcp(MigrationAddress.Tcp tcp)
+    {
+        Socket? socket = null;
+        try
+        {
+            IPAddress ip = IPAddress.TryParse(tcp.Host, out IPAddress? parsed)
+                ? parsed
+                : Dns.GetHostAddresses(tcp.Host).First();
+            socket = new Socket(ip.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
+            socket.Bind(new IPEndPoint(ip, tcp.Port));
+            socket.Listen(80);
+            int port = ((IPEndPoint)socket.LocalEndPoint!).Port;
+            return new SocketAcceptor(socket, new MigrationAddress.Tcp(tcp.Host, port).ToString(), null, null);
+        }
+        catch (SocketException failure)
+        {
+            // Nothing listens; the socket is closed.
+            socket?.Dispose();
+            string cause = failure.SocketErrorCode == SocketError.AddressAlreadyInUse
+                ? "another program listens there; choose another port, or 0 for any free one"
+                : failure.Message;
+            throw new IOException($"Listening on {tcp} failed: {cause}.", failure);
+        }
+    }
+
+    private string PeerName(Socket socket)
+    {
+        try
+        {
+            return socket.RemoteEndPoint is IPEndPoint ip
+                ? new MigrationAddress.Tcp(ip.Address.ToString(), ip.Port).ToString()
+                : Address;
+        }
+        catch (SocketException)
+        {
+            // The peer is gone already; the first read will say so.
+            return Address;
+        }
+    }
+}

@@ -1,0 +1,131 @@
+using System.Diagnostics;
+using Tidemark.Memory;
+
+namespace Tidemark.Machine.Workload;
+
+/// <summary>
+/// The processor's part of the workload: writes pages of its working set in a seeded random order at a chosen rate, and a
+/// heartbeat into the last page of guest memory.
+/// </summary>
+/// <remarks>
+/// It keeps a ledger of how often it wrote each page and looks before it writes: a page whose content is older than the
+/// ledger says has lost a write. So it notices, also without a verification, when a migration forgot a page.
+/// </remarks>
+public sealed class CpuWriter : IDisposable
+{
+    private const ulong Mark = 0x544d_4350_5530_3031;
+
+    private readonly GuestMemory _memory;
+    private readonly GuestPhysicalAddress _start;
+    private readonly GuestPhysicalAddress _heartbeat;
+    private readonly ulong _pagesPerSecond;
+    private readonly uint[] _ledger;
+    private readonly PausableThread _thread;
+    private SeededSequence _sequence;
+    private ulong _beats;
+    private long _lastStep;
+    private double _owedPages;
+    private ulong _pagesWritten;
+    private ulong _stalePages;
+
+    public CpuWriter(
+        GuestMemory memory, (GuestPhysicalAddress Start, ulong ByteLength) workingSet, GuestPhysicalAddress heartbeat,
+        ulong bytesPerSecond, int seed)
+    {
+        _memory = memory;
+        _start = workingSet.Start;
+        _heartbeat = heartbeat;
+        _pagesPerSecond = bytesPerSecond / GuestPage.Size;
+        _ledger = new uint[checked((int)(workingSet.ByteLength / GuestPage.Size))];
+        _sequence = new SeededSequence((ulong)seed);
+        _thread = new PausableThread("processor", Step);
+    }
+
+    /// <summary>Pages written by this process, since it was started.</summary>
+    public ulong PagesWritten => Volatile.Read(ref _pagesWritten);
+
+    /// <summary>Pages found older than they were written.</summary>
+    public ulong StalePages => Volatile.Read(ref _stalePages);
+
+    /// <summary>Counts every write ever made by this workload, on both sides of a move.</summary>
+    public ulong Beats => Volatile.Read(ref _beats);
+
+    public bool IsRunning => _thread.IsRunning;
+
+    public Exception? Failure => _thread.Failure;
+
+    public void Start() => _thread.Start();
+
+    public void Pause() => _thread.Pause();
+
+    public void Resume()
+    {
+        _lastStep = Stopwatch.GetTimestamp();
+        _thread.Resume();
+    }
+
+    public void Dispose() => _thread.Dispose();
+
+    /// <summary>Writes its state; only while paused.</summary>
+    public void Save(BinaryWriter writer)
+    {
+        writer.Write(_sequence.State);
+        writer.Write(_beats);
+        writer.Write(_ledger.Length);
+        foreach (uint count in _ledger)
+            writer.Write(count);
+    }
+
+    /// <summary>Takes a state; before <see cref="Start"/>.</summary>
+    /// <exception cref="InvalidDataException">It belongs to another working set.</exception>
+    public void Load(BinaryReader reader)
+    {
+        _sequence = new SeededSequence(reader.ReadUInt64());
+        _beats = reader.ReadUInt64();
+        int length = reader.ReadInt32();
+        if (length != _ledger.Length)
+            throw new InvalidDataException($"The processor's state is for a working set of {length} pages; this one has {_ledger.Length}.");
+        for (int page = 0; page < length; page++)
+            _ledger[page] = reader.ReadUInt32();
+    }
+
+    private TimeSpan Step()
+    {
+        long now = Stopwatch.GetTimestamp();
+        if (_lastStep == 0)
+            _lastStep = now;
+        // LIMIT: after a long wait at most 100 ms of writes are made up for.
+        double elapsed = Math.Min(0.1, Stopwatch.GetElapsedTime(_lastStep, now).TotalSeconds);
+        _lastStep = now;
+        _owedPages += elapsed * _pagesPerSecond;
+        int pages = (int)Math.Min(_owedPages, 4096);
+        _owedPages -= pages;
+        for (int index = 0; index < pages; index++)
+            WritePage((int)_sequence.NextBelow((ulong)_ledger.Length));
+        Volatile.Write(ref _pagesWritten, _pagesWritten + (ulong)pages);
+        Volatile.Write(ref _beats, _beats + 1);
+        _memory.Write(_heartbeat, _beats);
+        return TimeSpan.FromMilliseconds(2);
+    }
+
+    private void WritePage(int page)
+    {
+        var address = new GuestPhysicalAddress(_start.Value + ((ulong)page << GuestPage.Shift));
+        Span<ulong> record = stackalloc ulong[8];
+        Span<byte> bytes = stackalloc byte[64];
+        _memory.Read(address, bytes);
+        uint expected = _ledger[page];
+        ulong found = BitConverter.ToUInt64(bytes[8..]);
+        ulong mark = BitConverter.ToUInt64(bytes);
+        if (expected != 0 && (mark != (Mark ^ (ulong)page) || found != expected))
+            Volatile.Write(ref _stalePages, _stalePages + 1);
+        _ledger[page] = unchecked(expected + 1) == 0 ? 1 : unchecked(expected + 1);
+        record[0] = Mark ^ (ulong)page;
+        record[1] = _ledger[page];
+        for (int word = 2; word < record.Length; word++)
+            record[word] = _sequence.State ^ (ulong)word;
+        for (int word = 0; word < record.Length; word++)
+            BitConverter.TryWriteBytes(bytes[(word * 8)..], record[word]);
+        _memory.Write(address, bytes);
+    }
+}

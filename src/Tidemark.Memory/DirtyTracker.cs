@@ -73,7 +73,12 @@ public sealed class DirtyTracker
             _started = false;
             Exception? first = null;
             foreach (IDirtySource source in _sources)
-                first ??= TryStop(source);
+            {
+                // Not `first ??= TryStop(source)`: that would leave the sources after the first failure on.
+                Exception? failure = TryStop(source);
+                first ??= failure;
+            }
+
             if (first is not null)
                 throw first;
         }

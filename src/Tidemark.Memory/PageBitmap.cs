@@ -63,28 +63,47 @@ public sealed class PageBitmap
     }
 
     /// <summary>
-    /// Adds bits that the kernel reported relative to <paramref name="firstPage"/>. Bits past <see cref="PageCount"/> must
-    /// be 0.
+    /// Adds bits that the kernel reported relative to <paramref name="firstPage"/>. Bits past <see cref="PageCount"/>
+    /// must be 0; words of such bits may be there.
     /// </summary>
+    /// <exception cref="ArgumentOutOfRangeException">A bit lies past the end; the bits before it have been
+    /// added.</exception>
     public void OrAt(ulong firstPage, ReadOnlySpan<ulong> bits)
     {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(firstPage, PageCount);
         int shift = (int)(firstPage & 63);
-        ulong word = firstPage >> 6;
+        int word = (int)(firstPage >> 6);
+        int within = Math.Min(bits.Length, _words.Length - word);
         if (shift == 0)
+            BitmapKernels.Or(_words.AsSpan(word, within), bits[..within]);
+        else
+            OrShifted(word, shift, bits[..within]);
+        bool overrun = BitmapKernels.IndexOfNonZero(bits[within..]) >= 0;
+        int tail = (int)(PageCount & 63);
+        if (tail != 0)
         {
-            BitmapKernels.Or(_words.AsSpan(checked((int)word), bits.Length), bits);
-            return;
+            overrun |= _words[^1] >> tail != 0;
+            _words[^1] &= ulong.MaxValue >> (64 - tail);
         }
 
+        if (overrun)
+            throw new ArgumentOutOfRangeException(nameof(bits), $"Bits lie past page 0x{PageCount:x}.");
+    }
+
+    private void OrShifted(int word, int shift, ReadOnlySpan<ulong> bits)
+    {
         for (int index = 0; index < bits.Length; index++)
         {
             ulong value = bits[index];
             if (value == 0)
                 continue;
-            _words[word + (ulong)index] |= value << shift;
+            _words[word + index] |= value << shift;
             ulong carry = value >> (64 - shift);
-            if (carry != 0)
-                _words[word + (ulong)index + 1] |= carry;
+            if (carry == 0)
+                continue;
+            if (word + index + 1 == _words.Length)
+                throw new ArgumentOutOfRangeException(nameof(bits), $"Bits lie past page 0x{PageCount:x}.");
+            _words[word + index + 1] |= carry;
         }
     }
 
@@ -98,8 +117,10 @@ public sealed class PageBitmap
             return buckets;
         for (int index = 0; index < _words.Length; index++)
         {
-            if (_words[index] != 0)
-                buckets[(int)((long)index * bucketCount / _words.Length)] += (uint)BitOperations.PopCount(_words[index]);
+            if (_words[index] == 0)
+                continue;
+            int bucket = (int)((long)index * bucketCount / _words.Length);
+            buckets[bucket] += (uint)BitOperations.PopCount(_words[index]);
         }
 
         return buckets;

@@ -75,22 +75,26 @@ public static partial class PageHash
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe void Accumulate512(ulong* lanes, byte* input, int length, byte* secret)
     {
-        // SAFETY: see ComputeLong; all loads are unaligned ones.
-        Vector512<ulong> sum = Vector512.Load(lanes);
-        Vector512<ulong> scrambleKey = Vector512.Load((ulong*)(secret + SecretOfScramble));
-        int blocks = (length - 1) / BlockSize;
-        for (int block = 0; block < blocks; block++, input += BlockSize)
+        // Pointers stay inside the caller's spans: checks here would only cost.
+        unchecked
         {
-            for (int stripe = 0; stripe < StripesPerBlock; stripe++)
-                sum = Add512(sum, input + stripe * StripeSize, secret + stripe * SecretStep);
-            sum = (sum ^ sum >>> 47 ^ scrambleKey) * Vector512.Create((ulong)Prime32A);
-        }
+            // SAFETY: see ComputeLong; all loads are unaligned ones.
+            Vector512<ulong> sum = Vector512.Load(lanes);
+            Vector512<ulong> scrambleKey = Vector512.Load((ulong*)(secret + SecretOfScramble));
+            int blocks = (length - 1) / BlockSize;
+            for (int block = 0; block < blocks; block++, input += BlockSize)
+            {
+                for (int stripe = 0; stripe < StripesPerBlock; stripe++)
+                    sum = Add512(sum, input + stripe * StripeSize, secret + stripe * SecretStep);
+                sum = (sum ^ sum >>> 47 ^ scrambleKey) * Vector512.Create((ulong)Prime32A);
+            }
 
-        int left = length - blocks * BlockSize;
-        int stripes = (left - 1) / StripeSize;
-        for (int stripe = 0; stripe < stripes; stripe++)
-            sum = Add512(sum, input + stripe * StripeSize, secret + stripe * SecretStep);
-        Add512(sum, input + left - StripeSize, secret + SecretOfLastStripe).Store(lanes);
+            int left = length - blocks * BlockSize;
+            int stripes = (left - 1) / StripeSize;
+            for (int stripe = 0; stripe < stripes; stripe++)
+                sum = Add512(sum, input + stripe * StripeSize, secret + stripe * SecretStep);
+            Add512(sum, input + left - StripeSize, secret + SecretOfLastStripe).Store(lanes);
+        }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -108,15 +112,32 @@ public static partial class PageHash
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe void Accumulate256(ulong* lanes, byte* input, int length, byte* secret)
     {
-        // SAFETY: see ComputeLong.
-        Vector256<ulong> low = Vector256.Load(lanes);
-        Vector256<ulong> high = Vector256.Load(lanes + 4);
-        Vector256<ulong> lowKey = Vector256.Load((ulong*)(secret + SecretOfScramble));
-        Vector256<ulong> highKey = Vector256.Load((ulong*)(secret + SecretOfScramble + 32));
-        int blocks = (length - 1) / BlockSize;
-        for (int block = 0; block < blocks; block++, input += BlockSize)
+        // Pointers stay inside the caller's spans: checks here would only cost.
+        unchecked
         {
-            for (int stripe = 0; stripe < StripesPerBlock; stripe++)
+            // SAFETY: see ComputeLong.
+            Vector256<ulong> low = Vector256.Load(lanes);
+            Vector256<ulong> high = Vector256.Load(lanes + 4);
+            Vector256<ulong> lowKey = Vector256.Load((ulong*)(secret + SecretOfScramble));
+            Vector256<ulong> highKey = Vector256.Load((ulong*)(secret + SecretOfScramble + 32));
+            int blocks = (length - 1) / BlockSize;
+            for (int block = 0; block < blocks; block++, input += BlockSize)
+            {
+                for (int stripe = 0; stripe < StripesPerBlock; stripe++)
+                {
+                    byte* data = input + stripe * StripeSize;
+                    byte* key = secret + stripe * SecretStep;
+                    low = Add256(low, data, key);
+                    high = Add256(high, data + 32, key + 32);
+                }
+
+                low = (low ^ low >>> 47 ^ lowKey) * Vector256.Create((ulong)Prime32A);
+                high = (high ^ high >>> 47 ^ highKey) * Vector256.Create((ulong)Prime32A);
+            }
+
+            int left = length - blocks * BlockSize;
+            int stripes = (left - 1) / StripeSize;
+            for (int stripe = 0; stripe < stripes; stripe++)
             {
                 byte* data = input + stripe * StripeSize;
                 byte* key = secret + stripe * SecretStep;
@@ -124,24 +145,11 @@ public static partial class PageHash
                 high = Add256(high, data + 32, key + 32);
             }
 
-            low = (low ^ low >>> 47 ^ lowKey) * Vector256.Create((ulong)Prime32A);
-            high = (high ^ high >>> 47 ^ highKey) * Vector256.Create((ulong)Prime32A);
+            byte* last = input + left - StripeSize;
+            secret += SecretOfLastStripe;
+            Add256(low, last, secret).Store(lanes);
+            Add256(high, last + 32, secret + 32).Store(lanes + 4);
         }
-
-        int left = length - blocks * BlockSize;
-        int stripes = (left - 1) / StripeSize;
-        for (int stripe = 0; stripe < stripes; stripe++)
-        {
-            byte* data = input + stripe * StripeSize;
-            byte* key = secret + stripe * SecretStep;
-            low = Add256(low, data, key);
-            high = Add256(high, data + 32, key + 32);
-        }
-
-        input += left - StripeSize;
-        secret += SecretOfLastStripe;
-        Add256(low, input, secret).Store(lanes);
-        Add256(high, input + 32, secret + 32).Store(lanes + 4);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -158,25 +166,29 @@ public static partial class PageHash
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe void AccumulateScalar(ulong* lanes, byte* input, int length, byte* secret)
     {
-        // SAFETY: see ComputeLong.
-        int blocks = (length - 1) / BlockSize;
-        for (int block = 0; block < blocks; block++, input += BlockSize)
+        // Pointers stay inside the caller's spans: checks here would only cost.
+        unchecked
         {
-            for (int stripe = 0; stripe < StripesPerBlock; stripe++)
-                AddScalar(lanes, input + stripe * StripeSize, secret + stripe * SecretStep);
-            for (int lane = 0; lane < 8; lane++)
+            // SAFETY: see ComputeLong.
+            int blocks = (length - 1) / BlockSize;
+            for (int block = 0; block < blocks; block++, input += BlockSize)
             {
-                ulong value = lanes[lane];
-                ulong key = Unsafe.ReadUnaligned<ulong>(secret + SecretOfScramble + 8 * lane);
-                lanes[lane] = unchecked((value ^ value >> 47 ^ key) * Prime32A);
+                for (int stripe = 0; stripe < StripesPerBlock; stripe++)
+                    AddScalar(lanes, input + stripe * StripeSize, secret + stripe * SecretStep);
+                for (int lane = 0; lane < 8; lane++)
+                {
+                    ulong value = lanes[lane];
+                    ulong key = Unsafe.ReadUnaligned<ulong>(secret + SecretOfScramble + 8 * lane);
+                    lanes[lane] = unchecked((value ^ value >> 47 ^ key) * Prime32A);
+                }
             }
-        }
 
-        int left = length - blocks * BlockSize;
-        int stripes = (left - 1) / StripeSize;
-        for (int stripe = 0; stripe < stripes; stripe++)
-            AddScalar(lanes, input + stripe * StripeSize, secret + stripe * SecretStep);
-        AddScalar(lanes, input + left - StripeSize, secret + SecretOfLastStripe);
+            int left = length - blocks * BlockSize;
+            int stripes = (left - 1) / StripeSize;
+            for (int stripe = 0; stripe < stripes; stripe++)
+                AddScalar(lanes, input + stripe * StripeSize, secret + stripe * SecretStep);
+            AddScalar(lanes, input + left - StripeSize, secret + SecretOfLastStripe);
+        }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -3,7 +3,6 @@ using System.CommandLine.Parsing;
 using System.Globalization;
 using Tidemark.Machine.Description;
 using Tidemark.Machine.Transport;
-using Tidemark.Migration;
 
 namespace Tidemark.Cli.Commands;
 

@@ -1,4 +1,3 @@
-using Tidemark.Memory;
 using Tidemark.Vfio;
 
 namespace Tidemark.Machine.Description;
@@ -50,7 +49,7 @@ public sealed record DeviceDescription
     public required string Host { get; init; }
 
     /// <summary>Whether the device's own DMA log may be used.</summary>
-    public DeviceDirtyTracking DirtyTracking { get; init; } = DeviceDirtyTracking.Auto;
+    public DeviceLogUse DirtyTracking { get; init; } = DeviceLogUse.Auto;
 
     /// <summary>
     /// Guest memory this device works in. When <see cref="Isolated"/>, its IOAS maps nothing else.

@@ -1,4 +1,3 @@
-using Tidemark.Memory;
 
 namespace Tidemark.Machine.Description;
 

@@ -1,6 +1,5 @@
 using System.Net;
 using System.Net.Sockets;
-using Microsoft.Win32.SafeHandles;
 using Tidemark.Migration;
 
 namespace Tidemark.Machine.Transport;

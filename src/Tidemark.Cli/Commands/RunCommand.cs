@@ -1,0 +1,112 @@
+using System.CommandLine;
+using Tidemark.Cli.Hosting;
+using Tidemark.Cli.Output;
+using Tidemark.Machine;
+using Tidemark.Machine.Description;
+using Tidemark.Machine.Transport;
+using Tidemark.Migration;
+
+namespace Tidemark.Cli.Commands;
+
+/// <summary><c>tidemark run</c> and <c>tidemark receive</c>: processes that hold a machine.</summary>
+internal static class RunCommand
+{
+    private const string KernelMeaning = "Which kernel to work on; without it: soft if the machine file has a softHost, else linux.";
+
+    public static Command CreateRun(CommandRunner runner)
+    {
+        Argument<string> file = SharedOptions.MachineFilePath();
+        Option<string?> name = NameOption();
+        Option<string?> kernel = SharedOptions.Kernel(KernelMeaning);
+        Option<string?> plant = PlantOption();
+        Option<bool> tied = TiedOption();
+        var command = new Command("run", "Run a machine from its file, until it is stopped or has moved away.\n\nCtrl-C stops it in order. Move it with `tidemark migrate`.")
+        {
+            file, name, kernel, plant, tied,
+        };
+        runner.Attach(command, (parsed, terminal, cancellation) => Host(
+            parsed.GetRequiredValue(file), parsed.GetValue(name), parsed.GetValue(kernel), parsed.GetValue(plant),
+            parsed.GetValue(tied), terminal,
+            (process, token) => process.RunFresh(token), cancellation));
+        return command;
+    }
+
+    public static Command CreateReceive(CommandRunner runner)
+    {
+        Argument<string> file = SharedOptions.MachineFilePath();
+        var listen = new Option<string>("--listen")
+        {
+            Description = "Where to wait: tcp:host:port (port 0: any free one), unix:path or fd:n.", HelpName = "ADDRESS",
+            DefaultValueFactory = _ => "tcp:127.0.0.1:4711",
+        };
+        var insecure = new Option<bool>("--insecure") { Description = "Allow an unencrypted migration from beyond this host." };
+        Option<string?> name = NameOption();
+        Option<string?> kernel = SharedOptions.Kernel(KernelMeaning);
+        Option<bool> tied = TiedOption();
+        var command = new Command("receive", "Wait for a machine that matches the file, take it, and run it.\n\nTakes one machine. Ends with 1 when the migration fails: the machine then runs where it was.")
+        {
+            file, listen, insecure, name, kernel, tied,
+        };
+        runner.Attach(command, (parsed, terminal, cancellation) =>
+        {
+            MigrationAddress address = SharedOptions.Address(parsed.GetRequiredValue(listen));
+            SharedOptions.RequireSafe(address, parsed.GetValue(insecure));
+            return Host(
+                parsed.GetRequiredValue(file), parsed.GetValue(name), parsed.GetValue(kernel), plantName: null,
+                parsed.GetValue(tied), terminal,
+                (process, token) =>
+                {
+                    using SocketAcceptor acceptor = SocketAcceptor.Listen(address);
+                    return process.Receive(acceptor, new DestinationOptions(), token);
+                },
+                cancellation);
+        });
+        return command;
+    }
+
+    private static int Host(
+        string file, string? name, string? kernelName, string? plantName, bool tied, Terminal terminal,
+        Func<MachineProcess, CancellationToken, int> body, CancellationToken cancellation)
+    {
+        Plant plant = Plant.Find(plantName);
+        MachineDescription description = SharedOptions.ReadMachineFile(file);
+        string machineName = name ?? description.Name;
+        if (!MachineName.IsValid(machineName))
+            throw new CommandFailure($"\"{machineName}\" is not a name: 1 to 64 letters, digits, '-', '_' or '.'.", ExitCode.Usage);
+        using var end = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        if (tied)
+            EndWithStandardInput(end);
+        using KernelChoice kernel = KernelChoice.Create(kernelName, description, plant.Kernel);
+        using GuestMachine machine = GuestMachine.Assemble(description, kernel.Kernel, kernel.Sysfs, plant.Machine);
+        using var process = new MachineProcess(machineName, machine, terminal, plant.Engine);
+        return body(process, end.Token);
+    }
+
+    /// <summary>A machine that belongs to a test or demo ends with the process that started it, however that ends.</summary>
+    private static void EndWithStandardInput(CancellationTokenSource end) =>
+        new Thread(() =>
+        {
+            while (Console.In.Read() >= 0)
+            {
+                // What is written there means nothing; its end does.
+            }
+
+            try
+            {
+                end.Cancel();
+            }
+            catch (ObjectDisposedException)
+            {
+                // The command has ended already.
+            }
+        }) { IsBackground = true, Name = "tidemark tied" }.Start();
+
+    private static Option<string?> NameOption() => new("--name") { Description = "Another name than the file's.", HelpName = "NAME" };
+
+    private static Option<string?> PlantOption() => new("--plant")
+    {
+        Description = $"For tests: plant a fault ({string.Join(", ", Plant.All.Select(plant => plant.Name))}).", HelpName = "NAME",
+    };
+
+    private static Option<bool> TiedOption() => new("--tied") { Description = "For scripts: end when standard input ends." };
+}

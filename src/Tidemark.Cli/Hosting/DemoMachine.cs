@@ -1,0 +1,116 @@
+using System.Text.Json.Nodes;
+using Tidemark.Machine.Workload;
+
+namespace Tidemark.Cli.Hosting;
+
+/// <summary>The demo's machine file and, if the user names none, its disks.</summary>
+internal static class DemoMachine
+{
+    private const ulong MiB = 1UL << 20;
+    private const int OwnDiskBytes = 16 << 20;
+
+    /// <summary>LIMIT: the soft host of the demo takes this many disks.</summary>
+    private const int MaximumDisks = 8;
+
+    /// <summary>Writes machine.json into the folder and returns its path.</summary>
+    /// <exception cref="CommandFailure">A file can not be a disk.</exception>
+    public static string Write(string folder, DemoOptions options)
+    {
+        IReadOnlyList<string> disks = options.Files.Count > 0 ? Check(options.Files) : MakeDisks(folder);
+        string path = Path.Combine(folder, "machine.json");
+        File.WriteAllText(path, Describe(disks, options.MemoryBytes).ToJsonString(new() { WriteIndented = true }));
+        return path;
+    }
+
+    /// <summary>
+    /// Three controllers at least, one for each kind of tracker; further files get controllers of the first kind, the case
+    /// that Tidemark exists for.
+    /// </summary>
+    private static JsonObject Describe(IReadOnlyList<string> disks, ulong memoryBytes)
+    {
+        var devices = new JsonArray();
+        var hardware = new JsonArray();
+        bool small = memoryBytes < 512 * MiB;
+        for (int index = 0; index < Math.Max(3, disks.Count); index++)
+        {
+            string address = $"0000:{index + 1:x2}:00.0";
+            bool logs = index == 1;
+            bool untracked = index == 2;
+            devices.Add(new JsonObject
+            {
+                ["name"] = untracked ? "nvme-assumed" : logs ? "nvme-log" : index == 0 ? "nvme-iommu" : $"nvme-iommu{index}",
+                ["host"] = address,
+                ["arena"] = untracked ? "16MiB" : small ? "8MiB" : "32MiB",
+                ["isolated"] = untracked,
+                ["readBytesPerSecond"] = "48MiB",
+            });
+            hardware.Add(new JsonObject
+            {
+                ["address"] = address,
+                ["iommu"] = untracked ? "plain" : "tracking",
+                ["disk"] = disks[index % disks.Count],
+                ["dmaLogging"] = logs,
+                ["preCopy"] = !untracked,
+            });
+        }
+
+        return new JsonObject
+        {
+            ["name"] = "demo",
+            ["memory"] = new JsonObject { ["size"] = memoryBytes },
+            ["workload"] = new JsonObject
+            {
+                ["fill"] = memoryBytes / 4, ["cpuWorkingSet"] = small ? "8MiB" : "32MiB", ["cpuBytesPerSecond"] = "16MiB",
+            },
+            ["devices"] = devices,
+            ["softHost"] = new JsonObject
+            {
+                ["iommus"] = new JsonArray(
+                    new JsonObject { ["name"] = "tracking", ["dirtyTracking"] = true },
+                    new JsonObject { ["name"] = "plain", ["dirtyTracking"] = false }),
+                ["devices"] = hardware,
+            },
+        };
+    }
+
+    private static IReadOnlyList<string> Check(IReadOnlyList<string> files)
+    {
+        if (files.Count > MaximumDisks)
+            throw new CommandFailure($"The demo takes at most {MaximumDisks} files; there are {files.Count}.", ExitCode.Usage);
+        var problems = new List<string>();
+        foreach (string file in files)
+        {
+            try
+            {
+                DiskFiles.SizeOf(new() { Address = "the demo", Iommu = "", Disk = Path.GetFullPath(file) });
+            }
+            catch (CommandFailure failure)
+            {
+                // All files are looked at before the user is told.
+                problems.Add(failure.Message);
+            }
+        }
+
+        return problems.Count == 0 ? [.. files.Select(Path.GetFullPath)] : throw new CommandFailure(string.Join("\n", problems));
+    }
+
+    private static string[] MakeDisks(string folder)
+    {
+        var paths = new string[3];
+        byte[] block = new byte[64 << 10];
+        for (int disk = 0; disk < paths.Length; disk++)
+        {
+            paths[disk] = Path.Combine(folder, $"disk{disk}.img");
+            var sequence = new SeededSequence((ulong)disk + 1);
+            using FileStream file = File.Create(paths[disk]);
+            for (int written = 0; written < OwnDiskBytes; written += block.Length)
+            {
+                for (int index = 0; index < block.Length; index += 8)
+                    BitConverter.TryWriteBytes(block.AsSpan(index), sequence.Next());
+                file.Write(block);
+            }
+        }
+
+        return paths;
+    }
+}

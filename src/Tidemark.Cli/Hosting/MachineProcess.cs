@@ -1,0 +1,322 @@
+using System.Text.Json.Nodes;
+using Tidemark.Cli.Control;
+using Tidemark.Cli.Output;
+using Tidemark.Machine;
+using Tidemark.Machine.Transport;
+using Tidemark.Migration;
+
+namespace Tidemark.Cli.Hosting;
+
+/// <summary>
+/// The life of one machine in its process, and its answers on the control socket.
+/// <code>
+/// run:      Starting --> Running --migrate--> Migrating --Completed--> Moved (process ends)
+///                           ^                    |--Cancelled, Failed--> Running
+///                           |                    '--StateUnknown------> Unknown (stands still, an operator decides)
+/// receive:  Receiving --Completed--> Running     '--Failed--> process ends
+/// stop, Ctrl-C: any --> Stopped (process ends)
+/// </code>
+/// </summary>
+internal sealed class MachineProcess : IDisposable
+{
+    private readonly Lock _gate = new();
+    private readonly string _name;
+    private readonly GuestMachine _machine;
+    private readonly Terminal _terminal;
+    private readonly MigrationFaults _faults;
+    private readonly ManualResetEventSlim _ended = new();
+    private readonly ManualResetEventSlim _idle = new(initialState: true);
+    private MachineState _state;
+    private CancellationTokenSource? _migrationCancel;
+    private MigrationProgress? _progress;
+    private MigrationResult? _lastResult;
+    private string? _listening;
+    private ControlServer? _server;
+
+    public MachineProcess(string name, GuestMachine machine, Terminal terminal, MigrationFaults faults)
+    {
+        _name = name;
+        _machine = machine;
+        _terminal = terminal;
+        _faults = faults;
+    }
+
+    private enum MachineState
+    {
+        Starting,
+        Running,
+        Receiving,
+        Migrating,
+        Moved,
+        Unknown,
+        Stopped,
+    }
+
+    /// <summary>Runs a fresh machine until it is stopped or has moved away.</summary>
+    public int RunFresh(CancellationToken cancellation)
+    {
+        _server = ControlServer.Open(_name, Answer);
+        _terminal.Detail($"control socket: {RuntimeFolder.SocketOf(_name)}");
+        _machine.AcquireDisks();
+        _machine.StartFresh(cancellation);
+        SetState(MachineState.Running);
+        _terminal.Result($"{_name} runs (kernel={_machine.KernelIdentity}, pid {Environment.ProcessId})");
+        return WaitForEnd(cancellation);
+    }
+
+    /// <summary>Waits for a machine to arrive, then runs it until it is stopped or has moved on.</summary>
+    public int Receive(SocketAcceptor acceptor, DestinationOptions options, CancellationToken cancellation)
+    {
+        _listening = acceptor.Address;
+        SetState(MachineState.Receiving);
+        _server = ControlServer.Open(_name, Answer);
+        _terminal.Result($"{_name} receives at {acceptor.Address} (kernel={_machine.KernelIdentity}, pid {Environment.ProcessId})");
+        using var cancel = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        lock (_gate)
+            _migrationCancel = cancel;
+        MigrationOutcome outcome = new MigrationDestination(
+            _machine, acceptor, options, new TerminalObserver(_terminal, this), TimeProvider.System).Run(cancel.Token);
+        lock (_gate)
+        {
+            _migrationCancel = null;
+            _progress = null;
+            _listening = null;
+        }
+
+        if (outcome.Result != MigrationResult.Completed)
+        {
+            if (_ended.IsSet || (outcome.Result == MigrationResult.Cancelled && cancellation.IsCancellationRequested))
+                return ExitCode.Done;
+            _terminal.Error(outcome.Cause ?? "Nothing was received.");
+            return MigrationJson.ExitCodeOf(outcome);
+        }
+
+        SetState(MachineState.Running);
+        _terminal.Result($"{_name} runs here now (kernel={_machine.KernelIdentity}, pid {Environment.ProcessId})");
+        return WaitForEnd(cancellation);
+    }
+
+    public void Dispose()
+    {
+        _server?.Dispose();
+        _ended.Dispose();
+        _idle.Dispose();
+    }
+
+    private int WaitForEnd(CancellationToken cancellation)
+    {
+        string? reported = null;
+        while (!_ended.IsSet && !cancellation.IsCancellationRequested)
+        {
+            WaitHandle.WaitAny([_ended.WaitHandle, cancellation.WaitHandle], TimeSpan.FromMilliseconds(250));
+            string? failure = _machine.WorkloadFailure;
+            if (failure is not null && failure != reported)
+                _terminal.Error(failure);
+            reported = failure;
+        }
+
+        if (cancellation.IsCancellationRequested)
+            CancelMigration(TimeSpan.FromSeconds(5));
+        MachineState state;
+        lock (_gate)
+            state = _state;
+        if (state == MachineState.Moved)
+        {
+            _terminal.Note($"{_name} has moved away.");
+            return ExitCode.Done;
+        }
+
+        if (state == MachineState.Unknown)
+            return ExitCode.StateUnknown;
+        SetState(MachineState.Stopped);
+        _terminal.Note($"{_name} stops.");
+        return reported is null ? ExitCode.Done : ExitCode.Failed;
+    }
+
+    private void Answer(JsonObject request, ControlChannel channel)
+    {
+        switch ((string?)request["op"])
+        {
+            case "status":
+                JsonObject status = Status();
+                status["done"] = true;
+                channel.Send(status);
+                break;
+            case "migrate":
+                Migrate(request, channel);
+                break;
+            case "cancel":
+                CancelOnRequest();
+                channel.Send(new JsonObject { ["done"] = true });
+                break;
+            case "stop":
+                CancelMigration(TimeSpan.FromSeconds(5));
+                channel.Send(new JsonObject { ["done"] = true });
+                _ended.Set();
+                break;
+            default:
+                throw new CommandFailure($"The machine does not know the request \"{request["op"]}\".", ExitCode.Usage);
+        }
+    }
+
+    private void Migrate(JsonObject request, ControlChannel channel)
+    {
+        MigrationAddress address = Commands.SharedOptions.Address((string?)request["to"] ?? "");
+        var options = new MigrationOptions
+        {
+            Channels = request["channels"]?.GetValue<int>() ?? 2,
+            DowntimeLimit = TimeSpan.FromMilliseconds(request["downtimeLimitMilliseconds"]?.GetValue<int>() ?? 300),
+            Verify = request["verify"]?.GetValue<bool>() ?? false,
+            Faults = _faults,
+        };
+        using var cancel = new CancellationTokenSource();
+        lock (_gate)
+        {
+            if (_state != MachineState.Running)
+                throw new CommandFailure($"{_name} can not be migrated now: it is {_state.ToString().ToLowerInvariant()}.");
+            if (_machine.Verdict.Blockers is { Count: > 0 } blockers)
+                throw new CommandFailure($"{_name} can not be migrated:\n" + string.Join("\n", blockers.Select(blocker => $"  {blocker}")));
+            _state = MachineState.Migrating;
+            _migrationCancel = cancel;
+            _lastResult = null;
+            _progress = new MigrationProgress();
+            _idle.Reset();
+        }
+
+        foreach (Machine.Assignment.StatedCost cost in _machine.Verdict.Costs)
+            TrySend(channel, MigrationJson.Event(new MigrationEvent.Decided(cost.ToString())));
+        MigrationOutcome outcome;
+        try
+        {
+            outcome = new MigrationSource(
+                _machine, new SocketConnector(address, TimeSpan.FromSeconds(5)), options,
+                new ChannelObserver(channel, this), TimeProvider.System).Run(cancel.Token);
+        }
+        catch
+        {
+            // The engine promises an outcome; without one nothing was handed over.
+            EndMigration(MachineState.Running, MigrationResult.Failed);
+            throw;
+        }
+
+        EndMigration(
+            outcome.Result switch
+            {
+                MigrationResult.Completed => MachineState.Moved,
+                MigrationResult.StateUnknown => MachineState.Unknown,
+                _ => MachineState.Running,
+            },
+            outcome.Result);
+        JsonObject result = MachineJson.Complete(MigrationJson.Outcome(outcome), _machine);
+        result["exitCode"] = MigrationJson.ExitCodeOf(outcome);
+        TrySend(channel, new JsonObject { ["done"] = true, ["result"] = result });
+        if (outcome.Result == MigrationResult.Completed)
+            _ended.Set();
+    }
+
+    private void EndMigration(MachineState state, MigrationResult result)
+    {
+        lock (_gate)
+        {
+            _state = state;
+            _migrationCancel = null;
+            _progress = null;
+            _lastResult = result;
+            _idle.Set();
+        }
+    }
+
+    private void CancelOnRequest()
+    {
+        bool receiving;
+        lock (_gate)
+        {
+            receiving = _state == MachineState.Receiving;
+            if (_migrationCancel is null)
+                throw new CommandFailure($"{_name} is not being migrated.");
+        }
+
+        CancelMigration(TimeSpan.FromSeconds(10));
+        lock (_gate)
+        {
+            if (!receiving && _lastResult is MigrationResult.Completed or MigrationResult.StateUnknown)
+                throw new CommandFailure($"Too late to cancel: {_name} was handed over already.");
+        }
+    }
+
+    /// <summary>Asks the migration under way to end, and waits for it at most so long.</summary>
+    private void CancelMigration(TimeSpan wait)
+    {
+        lock (_gate)
+        {
+            if (_migrationCancel is null)
+                return;
+            _migrationCancel.Cancel();
+        }
+
+        _idle.Wait(wait);
+    }
+
+    private JsonObject Status()
+    {
+        JsonObject status = MachineJson.Status(_machine);
+        lock (_gate)
+        {
+            status["name"] = _name;
+            status["processId"] = Environment.ProcessId;
+            status["state"] = _state.ToString().ToLowerInvariant();
+            status["listening"] = _listening;
+            status["migration"] = _progress?.ToJson();
+        }
+
+        return status;
+    }
+
+    private void SetState(MachineState state)
+    {
+        lock (_gate)
+            _state = state;
+    }
+
+    private void Observe(MigrationEvent migrationEvent)
+    {
+        lock (_gate)
+            _progress?.Observe(migrationEvent);
+    }
+
+    private static bool TrySend(ControlChannel channel, JsonObject message)
+    {
+        try
+        {
+            channel.Send(message);
+            return true;
+        }
+        catch (Exception failure) when (failure is System.Net.Sockets.SocketException or ObjectDisposedException)
+        {
+            // The user's command went away; the migration does not depend on it.
+            return false;
+        }
+    }
+
+    private sealed class ChannelObserver(ControlChannel channel, MachineProcess process) : IMigrationObserver
+    {
+        private bool _gone;
+
+        public void OnEvent(MigrationEvent migrationEvent)
+        {
+            process.Observe(migrationEvent);
+            process._terminal.Detail(MigrationJson.Event(migrationEvent).ToJsonString());
+            if (!_gone)
+                _gone = !TrySend(channel, MigrationJson.Event(migrationEvent));
+        }
+    }
+
+    private sealed class TerminalObserver(Terminal terminal, MachineProcess process) : IMigrationObserver
+    {
+        public void OnEvent(MigrationEvent migrationEvent)
+        {
+            process.Observe(migrationEvent);
+            MigrationTable.Show(terminal, MigrationJson.Event(migrationEvent));
+        }
+    }
+}

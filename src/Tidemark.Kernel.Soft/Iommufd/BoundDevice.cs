@@ -1,0 +1,150 @@
+using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Paging;
+
+namespace Tidemark.Kernel.Soft.Iommufd;
+
+/// <summary>
+/// A device bound to an iommufd context, and its attachment. Alone in its group, so there are no other devices to agree
+/// with.
+/// </summary>
+/// <remarks>
+/// <code>
+/// Bind -> unattached (DMA blocked) --Attach--> attached --Attach: replace--> attached --Detach--> unattached -> Unbind
+/// </code>
+/// </remarks>
+internal sealed class BoundDevice : IommuObject, IBoundDevice
+{
+    /// <summary>Where x86 takes DMA for message-signalled interrupts.</summary>
+    private const ulong InterruptFirst = 0xFEE0_0000;
+    private const ulong InterruptLast = 0xFEEF_FFFF;
+
+    private readonly IommufdContext _context;
+    private Hwpt? _hwpt;
+    private bool _unbound;
+
+    public BoundDevice(IommufdContext context, DevicePort port)
+    {
+        _context = context;
+        Port = port;
+        // Its driver holds it: DESTROY of a device's id is always EBUSY.
+        Users = 1;
+    }
+
+    public DevicePort Port { get; }
+
+    public uint DeviceId => Id;
+
+    public Errno Attach(ref uint pageTableId)
+    {
+        lock (_context.Gate)
+        {
+            if (_unbound)
+                return Errno.ENODEV;
+            IommuObject? target = _context.Objects.Find(pageTableId);
+            Errno errno = target switch
+            {
+                null => Errno.ENOENT,
+                Ioas ioas => AttachAutomatic(ioas),
+                Hwpt hwpt => AttachTo(hwpt),
+                _ => Errno.EINVAL,
+            };
+            if (errno == Errno.Success)
+                pageTableId = _hwpt!.Id;
+            return errno;
+        }
+    }
+
+    public void Detach()
+    {
+        lock (_context.Gate)
+            DetachLocked();
+    }
+
+    public void Unbind()
+    {
+        lock (_context.Gate)
+        {
+            if (_unbound)
+                return;
+            _unbound = true;
+            DetachLocked();
+            _context.Objects.Remove(this);
+            Users = 0;
+            Port.Disclaim();
+        }
+
+        _context.Drop();
+    }
+
+    public override void Destroy() => DetachLocked();
+
+    /// <summary>The first automatic table that suits, in order of creation, or a new one without dirty
+    /// tracking.</summary>
+    private Errno AttachAutomatic(Ioas ioas)
+    {
+        foreach (Hwpt existing in ioas.Tables.ToArray())
+        {
+            if (!existing.IsAutomatic)
+                continue;
+            Errno errno = AttachTo(existing);
+            if (errno != Errno.EINVAL)
+                return errno;
+        }
+
+        // FIDELITY: Linux attaches before it fills the table; here a failure to fill leaves the device where it was.
+        Errno created = _context.TryCreateHwpt(
+            ioas, Port.Unit, dirtyTracking: false, automatic: true, out Hwpt? hwpt);
+        if (created != Errno.Success)
+            return created;
+        Errno attached = AttachTo(hwpt!);
+        if (attached != Errno.Success)
+            _context.Objects.TryDestroy(hwpt!.Id);
+        return attached;
+    }
+
+    private Errno AttachTo(Hwpt hwpt)
+    {
+        Hwpt? previous = _hwpt;
+        if (ReferenceEquals(previous, hwpt))
+            return Errno.Success;
+        bool sameSpace = ReferenceEquals(previous?.Ioas, hwpt.Ioas);
+        if (!sameSpace)
+        {
+            Errno reserved = hwpt.Ioas.TryReserve(InterruptFirst, InterruptLast, this);
+            if (reserved != Errno.Success)
+                return reserved;
+        }
+
+        if (!hwpt.Suits(Port.Unit))
+        {
+            if (!sameSpace)
+                hwpt.Ioas.Unreserve(this);
+            return Errno.EINVAL;
+        }
+
+        hwpt.AddPort(Port);
+        _hwpt = hwpt;
+        if (previous is not null)
+            Leave(previous, sameSpace);
+        return Errno.Success;
+    }
+
+    private void DetachLocked()
+    {
+        if (_hwpt is not Hwpt previous)
+            return;
+        _hwpt = null;
+        Port.SetTable(null);
+        Leave(previous, sameSpace: false);
+    }
+
+    /// <summary>The port no longer uses the table.</summary>
+    private void Leave(Hwpt hwpt, bool sameSpace)
+    {
+        hwpt.RemovePort(Port);
+        if (!sameSpace)
+            hwpt.Ioas.Unreserve(this);
+        if (hwpt.IsAutomatic && hwpt.Users == 0)
+            _context.Objects.TryDestroy(hwpt.Id);
+    }
+}

@@ -1,0 +1,150 @@
+using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Paging;
+
+namespace Tidemark.Kernel.Soft.Iommufd;
+
+/// <summary>
+/// A page table of an IOAS and the devices behind it. Guarded by the context's lock.
+/// </summary>
+/// <remarks>
+/// Why reading dirty bits loses nothing:
+/// <code>
+/// device: set D in the leaf ---- post ---- store lands        a cached translation skips "set D"
+/// reader: read and clear D, for all leaves; then invalidate the IOTLBs and wait for posted writes; then answer
+/// </code>
+/// A write translated before the invalidation is in memory when the answer comes; one after it sets D again.
+/// </remarks>
+internal sealed class Hwpt : IommuObject
+{
+    private readonly SoftKernelFaults _faults;
+    private readonly PhysicalMemory _physical;
+    private readonly List<DevicePort> _ports = [];
+    private readonly List<ulong> _freed = [];
+
+    public Hwpt(SoftKernel kernel, Ioas ioas, SecondStageTable table, bool dirtyTracking, bool automatic)
+    {
+        _faults = kernel.Faults;
+        _physical = kernel.Physical;
+        Ioas = ioas;
+        Table = table;
+        DirtyTracking = dirtyTracking;
+        IsAutomatic = automatic;
+    }
+
+    public Ioas Ioas { get; }
+
+    public SecondStageTable Table { get; }
+
+    /// <summary>Allocated with the flag: has dirty operations, and demands a tracking IOMMU of each device.</summary>
+    public bool DirtyTracking { get; }
+
+    /// <summary>Made by attaching to an IOAS; goes with its last device.</summary>
+    public bool IsAutomatic { get; }
+
+    public override void Destroy()
+    {
+        Ioas.RemoveTable(this);
+        Table.Dispose();
+    }
+
+    /// <summary>Whether the IOMMU of a device can use this table.</summary>
+    public bool Suits(SoftIommuUnit unit) =>
+        (!DirtyTracking || unit.DirtyTracking) && Table.LastIova <= (1UL << unit.AddressWidth) - 1;
+
+    public void AddPort(DevicePort port)
+    {
+        _ports.Add(port);
+        Users++;
+        port.SetTable(Table);
+    }
+
+    /// <summary>The port is already elsewhere, or blocked.</summary>
+    public void RemovePort(DevicePort port)
+    {
+        _ports.Remove(port);
+        Users--;
+    }
+
+    /// <summary>Shows an area whose pages are pinned. ENOMEM: no table pages; unmap the area's range then.</summary>
+    public Errno Map(IoasArea area)
+    {
+        PinnedPages pins = area.Pins!;
+        ulong done = 0;
+        ulong length = area.Last - area.First + 1;
+        while (done < length)
+        {
+            (ulong physical, ulong run) = pins.RunAt(area.SourceAddress + done);
+            ulong part = Math.Min(run, length - done);
+            Errno errno = Table.Map(
+                area.First + done, physical, part,
+                read: (area.Permissions & IommuIoasMapFlags.Readable) != 0,
+                write: (area.Permissions & IommuIoasMapFlags.Writeable) != 0,
+                Ioas.LargeLeaves);
+            if (errno != Errno.Success)
+                return errno;
+            done += part;
+        }
+
+        return Errno.Success;
+    }
+
+    /// <summary>Hides ranges, ascending. When this returns no device can reach them, and none will still
+    /// write.</summary>
+    public void Unmap(List<(ulong First, ulong Last)> ranges)
+    {
+        foreach ((ulong first, ulong last) in ranges)
+            Table.Unmap(first, last, _freed);
+        Invalidate(ranges[0].First, ranges[^1].Last);
+        foreach (ulong page in _freed)
+            _physical.FreePage(page);
+        _freed.Clear();
+    }
+
+    /// <summary>Starts tracking from a clean table, or stops. Starting again cleans again.</summary>
+    public void SetTracking(bool enable)
+    {
+        if (enable)
+        {
+            var nobody = new DiscardedLeaves();
+            foreach (IoasArea area in Ioas.Areas)
+            {
+                ulong first = ulong.MaxValue, last = 0;
+                if (Table.ReadDirty(area.First, area.Last, clear: true, ref nobody, ref first, ref last))
+                    Invalidate(first, last);
+            }
+        }
+
+        if (Table.Tracking == enable)
+            return;
+        Table.Tracking = enable;
+        // The switch changes what a walk does, so everything cached before it goes.
+        Invalidate(0, ulong.MaxValue);
+    }
+
+    /// <summary>
+    /// Reports dirty leaves of the mapped run at the start of a range, up to its first hole; clears them if asked.
+    /// </summary>
+    public void ReadDirty<TVisitor>(ulong first, ulong last, bool clear, ref TVisitor visitor)
+        where TVisitor : struct, IDirtyLeafVisitor, allows ref struct
+    {
+        if (!Ioas.TryFindRun(first, last, out ulong runLast))
+            return;
+        ulong dirtyFirst = ulong.MaxValue, dirtyLast = 0;
+        bool found = Table.ReadDirty(first, runLast, clear, ref visitor, ref dirtyFirst, ref dirtyLast);
+        if (found && clear && (_faults & SoftKernelFaults.SkipIotlbDrain) == 0)
+            Invalidate(dirtyFirst, dirtyLast);
+    }
+
+    private void Invalidate(ulong first, ulong last)
+    {
+        foreach (DevicePort port in _ports)
+            port.InvalidateAndDrain(first, last);
+    }
+
+    private struct DiscardedLeaves : IDirtyLeafVisitor
+    {
+        public readonly void OnDirtyLeaf(ulong iova, ulong byteLength)
+        {
+        }
+    }
+}

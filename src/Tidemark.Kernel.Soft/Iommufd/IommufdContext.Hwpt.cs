@@ -1,0 +1,112 @@
+using Tidemark.Abi;
+
+namespace Tidemark.Kernel.Soft.Iommufd;
+
+/// <summary>The requests on hardware page tables.</summary>
+internal sealed partial class IommufdContext
+{
+    private const IommuHwptAllocFlags KnownHwptFlags = IommuHwptAllocFlags.NestParent
+        | IommuHwptAllocFlags.DirtyTracking | IommuHwptAllocFlags.FaultIdValid | IommuHwptAllocFlags.Pasid;
+
+    private Errno AllocateHwpt(ref IommuHwptAlloc command)
+    {
+        if (command.Reserved != 0)
+            return Errno.EOPNOTSUPP;
+        if ((command.DataType == IommuHwptDataType.None) != (command.DataLen == 0))
+            return Errno.EINVAL;
+        if (Objects.Find<BoundDevice>(command.DevId) is not BoundDevice device)
+            return Errno.ENOENT;
+        switch (Objects.Find(command.PtId))
+        {
+            case Ioas ioas:
+                return AllocatePaging(ioas, device, ref command);
+            case Hwpt:
+                // The unit has no nested translation, and that is asked before what the parent is.
+                return Errno.EOPNOTSUPP;
+            default:
+                return Errno.EINVAL;
+        }
+    }
+
+    private Errno AllocatePaging(Ioas ioas, BoundDevice device, ref IommuHwptAlloc command)
+    {
+        SoftIommuUnit unit = device.Port.Unit;
+        if ((command.Flags & ~KnownHwptFlags) != 0)
+            return Errno.EOPNOTSUPP;
+        bool dirtyTracking = (command.Flags & IommuHwptAllocFlags.DirtyTracking) != 0;
+        if (dirtyTracking && !unit.DirtyTracking)
+            return Errno.EOPNOTSUPP;
+        // The unit's driver: it can be no parent of nested tables, and takes no data for a paging table.
+        if ((command.Flags & IommuHwptAllocFlags.NestParent) != 0 || command.DataLen != 0)
+            return Errno.EOPNOTSUPP;
+        Errno errno = TryCreateHwpt(ioas, unit, dirtyTracking, automatic: false, out Hwpt? hwpt);
+        if (errno != Errno.Success)
+            return errno;
+        if ((command.Flags & IommuHwptAllocFlags.FaultIdValid) != 0)
+        {
+            // There are no fault queues, so there is none with this id.
+            Objects.TryDestroy(hwpt!.Id);
+            return Errno.ENOENT;
+        }
+
+        command.OutHwptId = hwpt!.Id;
+        return Errno.Success;
+    }
+
+    private Errno SetDirtyTracking(ref IommuHwptSetDirtyTracking command)
+    {
+        if ((command.Flags & ~IommuHwptSetDirtyTrackingFlags.Enable) != 0)
+            return Errno.EOPNOTSUPP;
+        if (Objects.Find<Hwpt>(command.HwptId) is not Hwpt hwpt)
+            return Errno.ENOENT;
+        if (!hwpt.DirtyTracking)
+            return Errno.EOPNOTSUPP;
+        hwpt.SetTracking((command.Flags & IommuHwptSetDirtyTrackingFlags.Enable) != 0);
+        return Errno.Success;
+    }
+
+    private Errno GetDirtyBitmap(ref IommuHwptGetDirtyBitmap command)
+    {
+        if ((command.Flags & ~IommuHwptGetDirtyBitmapFlags.NoClear) != 0 || command.Reserved != 0)
+            return Errno.EOPNOTSUPP;
+        if (Objects.Find<Hwpt>(command.HwptId) is not Hwpt hwpt)
+            return Errno.ENOENT;
+        if (command.Length == 0)
+            return Errno.EINVAL;
+        if (command.Iova > ulong.MaxValue - (command.Length - 1))
+            return Errno.EOVERFLOW;
+        ulong last = command.Iova + (command.Length - 1);
+        ulong ends = command.Iova | unchecked(command.Iova + command.Length);
+        if ((ends & (hwpt.Ioas.Alignment - 1)) != 0)
+            return Errno.EINVAL;
+        if (command.PageSize == 0)
+            return Errno.EINVAL;
+        if ((ends & (command.PageSize - 1)) != 0)
+            return Errno.EINVAL;
+        if (!hwpt.DirtyTracking)
+            return Errno.EOPNOTSUPP;
+        Span<byte> buffer = stackalloc byte[DirtyBitmapWriter.BufferBytes];
+        buffer.Clear();
+        var writer = new DirtyBitmapWriter(
+            User, buffer, command.Data, command.Iova, command.Length, command.PageSize);
+        bool clear = (command.Flags & IommuHwptGetDirtyBitmapFlags.NoClear) == 0;
+        hwpt.ReadDirty(command.Iova, last, clear, ref writer);
+        writer.Flush();
+        // What went wrong on the way is not said; the interface has no place for it.
+        return Errno.Success;
+    }
+
+    private Errno Invalidate(ref IommuHwptInvalidate command)
+    {
+        const uint LargestEntry = 4096;
+        const uint MostEntries = 1 << 19;
+        uint entries = command.EntryNum;
+        command.EntryNum = 0;
+        if (command.Reserved != 0)
+            return Errno.EOPNOTSUPP;
+        if (entries != 0 && (command.DataUptr == 0 || command.EntryLen is 0 or > LargestEntry || entries > MostEntries))
+            return Errno.EINVAL;
+        // Only nested tables and vIOMMUs have something to invalidate, and there are none.
+        return Objects.Find(command.HwptId) is Hwpt ? Errno.EINVAL : Errno.ENOENT;
+    }
+}

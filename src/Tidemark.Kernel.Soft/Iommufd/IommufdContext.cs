@@ -1,0 +1,214 @@
+using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Devices;
+using Tidemark.Kernel.Soft.Files;
+using Tidemark.Kernel.Soft.Paging;
+using Tidemark.Kernel.Soft.Vfio;
+
+namespace Tidemark.Kernel.Soft.Iommufd;
+
+/// <summary>
+/// What an open <c>/dev/iommu</c> refers to: the objects and their lock. The descriptor and every bound device keep it
+/// alive; when the last of them goes, everything is destroyed.
+/// </summary>
+/// <remarks>
+/// Lock order of the soft kernel: a VFIO device's locks, then <see cref="Gate"/>, then a <see cref="DevicePort"/>'s
+/// lock, then <see cref="UserMemory"/>'s, then a <see cref="MemoryObject"/>'s, then <see cref="PhysicalMemory"/>'s. A
+/// port's lock is never held when <see cref="Gate"/> is taken, so DMA goes on during every call here.
+/// FIDELITY: one lock for the context, where Linux has one per IOAS; EBUSY for a mapping in progress never happens.
+/// FIDELITY: locked memory is neither charged nor limited.
+/// </remarks>
+internal sealed partial class IommufdContext : IIommuBinder
+{
+    private readonly SoftKernel _kernel;
+    private Ioas? _compatibilityIoas;
+    private bool _chargesProcess;
+    private int _references = 1;
+
+    public IommufdContext(SoftKernel kernel) => _kernel = kernel;
+
+    public Lock Gate { get; } = new();
+
+    public IommuObjectTable Objects { get; } = new();
+
+    private UserMemory User => _kernel.User;
+
+    /// <summary>
+    /// Makes a device object. EBADF: the context has ended; EPERM: the device's group is owned by another binding;
+    /// EINVAL: not a port of this kernel.
+    /// </summary>
+    public Errno Bind(IDmaPort port, out IBoundDevice? bound)
+    {
+        bound = null;
+        if (port is not DevicePort devicePort)
+            return Errno.EINVAL;
+        lock (Gate)
+        {
+            if (_references == 0)
+                return Errno.EBADF;
+            if (!devicePort.TryClaim())
+                return Errno.EPERM;
+            _references++;
+            var device = new BoundDevice(this, devicePort);
+            Objects.Add(device);
+            bound = device;
+            return Errno.Success;
+        }
+    }
+
+    /// <summary>One reference less; the last one destroys the objects, leaves first.</summary>
+    public void Drop()
+    {
+        lock (Gate)
+        {
+            if (--_references != 0)
+                return;
+            foreach (Hwpt hwpt in Objects.All.OfType<Hwpt>().ToArray())
+                Objects.TryDestroy(hwpt.Id);
+            foreach (IommuObject rest in Objects.All.ToArray())
+                Objects.TryDestroy(rest.Id);
+        }
+
+        _kernel.Forget(this);
+    }
+
+    public void ForgetCompatibilityIoas(Ioas ioas)
+    {
+        if (ReferenceEquals(_compatibilityIoas, ioas))
+            _compatibilityIoas = null;
+    }
+
+    /// <summary>A filled page table with an id. On failure nothing is changed.</summary>
+    public Errno TryCreateHwpt(Ioas ioas, SoftIommuUnit unit, bool dirtyTracking, bool automatic, out Hwpt? hwpt)
+    {
+        hwpt = null;
+        if (SecondStageTable.TryCreate(_kernel.Physical, unit.AddressWidth) is not SecondStageTable table)
+            return Errno.ENOMEM;
+        var created = new Hwpt(_kernel, ioas, table, dirtyTracking, automatic);
+        Errno errno = ioas.TryAddTable(created);
+        if (errno != Errno.Success)
+        {
+            table.Dispose();
+            return errno;
+        }
+
+        Objects.Add(created);
+        hwpt = created;
+        return Errno.Success;
+    }
+
+    private Errno Destroy(ref IommuDestroy command) => Objects.TryDestroy(command.Id);
+
+    private Errno AllocateIoas(ref IommuIoasAlloc command)
+    {
+        if (command.Flags != 0)
+            return Errno.EOPNOTSUPP;
+        var ioas = new Ioas(this);
+        Objects.Add(ioas);
+        command.OutIoasId = ioas.Id;
+        return Errno.Success;
+    }
+
+    private Errno CompatibilityIoas(ref IommuVfioIoas command)
+    {
+        if (command.Reserved != 0)
+            return Errno.EOPNOTSUPP;
+        switch (command.Op)
+        {
+            case IommuVfioIoasOp.Get:
+                if (_compatibilityIoas is null)
+                    return Errno.ENODEV;
+                command.IoasId = _compatibilityIoas.Id;
+                return Errno.Success;
+            case IommuVfioIoasOp.Set:
+                if (Objects.Find<Ioas>(command.IoasId) is not Ioas ioas)
+                    return Errno.ENOENT;
+                _compatibilityIoas = ioas;
+                return Errno.Success;
+            case IommuVfioIoasOp.Clear:
+                _compatibilityIoas = null;
+                return Errno.Success;
+            default:
+                return Errno.EOPNOTSUPP;
+        }
+    }
+
+    private Errno Option(ref IommuOption command)
+    {
+        if (command.Reserved != 0)
+            return Errno.EOPNOTSUPP;
+        if (command.Op is not (IommuOptionOp.Get or IommuOptionOp.Set))
+            return Errno.EOPNOTSUPP;
+        switch (command.OptionId)
+        {
+            case IommuOptionId.RlimitMode:
+                return RlimitMode(ref command);
+            case IommuOptionId.HugePages:
+                if (Objects.Find<Ioas>(command.ObjectId) is not Ioas ioas)
+                    return Errno.ENOENT;
+                if (command.Op == IommuOptionOp.Set)
+                    return ioas.SetLargeLeaves(command.Val64);
+                command.Val64 = ioas.LargeLeaves ? 1UL : 0;
+                return Errno.Success;
+            default:
+                return Errno.EOPNOTSUPP;
+        }
+    }
+
+    private Errno RlimitMode(ref IommuOption command)
+    {
+        if (command.ObjectId != 0)
+            return Errno.EOPNOTSUPP;
+        if (command.Op == IommuOptionOp.Get)
+        {
+            command.Val64 = _chargesProcess ? 1UL : 0;
+            return Errno.Success;
+        }
+
+        // FIDELITY: every caller counts as privileged (CAP_SYS_RESOURCE), and the mode has no effect.
+        if (Objects.Count != 0)
+            return Errno.EBUSY;
+        if (command.Val64 > 1)
+            return Errno.EINVAL;
+        _chargesProcess = command.Val64 == 1;
+        return Errno.Success;
+    }
+
+    private Errno ChangeProcess(ref IommuIoasChangeProcess command)
+    {
+        if (command.Reserved != 0)
+            return Errno.EOPNOTSUPP;
+        // FIDELITY: there is one process, and it is charged nothing.
+        bool movable = Objects.All.OfType<Ioas>().All(ioas => ioas.Areas.All(area => area.Pages.IsFile));
+        return movable ? Errno.Success : Errno.EINVAL;
+    }
+
+    private Errno GetHwInfo(ref IommuHwInfo command)
+    {
+        if ((command.Flags & ~IommuHwInfoFlags.InputType) != 0)
+            return Errno.EOPNOTSUPP;
+        if (command.Reserved[0] != 0 || command.Reserved[1] != 0 || command.Reserved[2] != 0)
+            return Errno.EOPNOTSUPP;
+        if (Objects.Find<BoundDevice>(command.DevId) is not BoundDevice device)
+            return Errno.ENOENT;
+        bool asksType = (command.Flags & IommuHwInfoFlags.InputType) != 0;
+        if (asksType && command.OutDataType is not (IommuHwInfoType.Default or IommuHwInfoType.IntelVtd))
+            return Errno.EOPNOTSUPP;
+        SoftIommuUnit unit = device.Port.Unit;
+        var info = new IommuHwInfoVtd
+        {
+            CapReg = VtdSecondStage.CapabilityRegister(unit.AddressWidth),
+            EcapReg = VtdSecondStage.ExtendedCapabilityRegister(unit.DirtyTracking),
+        };
+        ReadOnlySpan<byte> bytes = StructBytes.OfReadOnly(in info);
+        int copied = (int)Math.Min(command.DataLen, (uint)bytes.Length);
+        ulong rest = unchecked(command.DataUptr + (ulong)copied);
+        if (!User.TryCopyOut(command.DataUptr, bytes[..copied]) || !User.TryClear(rest, command.DataLen - (uint)copied))
+            return Errno.EFAULT;
+        command.DataLen = (uint)bytes.Length;
+        command.OutDataType = IommuHwInfoType.IntelVtd;
+        command.OutMaxPasidLog2 = 0;
+        command.OutCapabilities = IommuHwCapabilities.PciAtsNotSupported
+            | (unit.DirtyTracking ? IommuHwCapabilities.DirtyTracking : 0);
+        return Errno.Success;
+    }
+}

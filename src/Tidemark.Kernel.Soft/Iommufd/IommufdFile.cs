@@ -1,0 +1,129 @@
+using System.Buffers.Binary;
+using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Files;
+
+namespace Tidemark.Kernel.Soft.Iommufd;
+
+/// <summary>An open <c>/dev/iommu</c>.</summary>
+internal sealed class IommufdFile(SoftKernel kernel) : SoftFile
+{
+    public override string Kind => "iommufd";
+
+    public IommufdContext Context { get; } = kernel.CreateIommufd();
+
+    public override SyscallResult Ioctl(uint request, Span<byte> argument) => Context.Ioctl(request, argument);
+
+    /// <summary>FIDELITY: the number would be an address; no structure is read from one, so it is always a bad
+    /// one.</summary>
+    public override SyscallResult IoctlValue(uint request, ulong argument) =>
+        SyscallResult.Fail(IommufdContext.IsInTable(request) ? Errno.EFAULT : Errno.ENOTTY);
+
+    public override void Release() => Context.Drop();
+}
+
+/// <summary>The dispatch of requests.</summary>
+/// <remarks>
+/// <code>
+/// number in table? - size readable? - whole number right? - size >= minimum? - tail beyond the struct zero? -
+/// body readable? - handler - write back
+///   ENOTTY           EFAULT             ENOTTY                EINVAL              E2BIG   EFAULT
+/// </code>
+/// </remarks>
+internal sealed partial class IommufdContext
+{
+    private const uint FirstRequest = 0x80;
+    private const uint LastRequest = 0x95;
+    private const uint RequestType = 0x3B00;
+
+    private delegate Errno Handler<T>(IommufdContext context, ref T command);
+
+    /// <summary>FIDELITY: other numbers would be the VFIO compatibility requests, which are not there.</summary>
+    public static bool IsInTable(uint request) => (request & 0xFF) is >= FirstRequest and <= LastRequest;
+
+    public SyscallResult Ioctl(uint request, Span<byte> argument)
+    {
+        if (!IsInTable(request))
+            return SyscallResult.Fail(Errno.ENOTTY);
+        if (argument.Length < sizeof(uint))
+            return SyscallResult.Fail(Errno.EFAULT);
+        if (request != (RequestType | (request & 0xFF)))
+            return SyscallResult.Fail(Errno.ENOTTY);
+        Errno errno = (request & 0xFF) switch
+        {
+            0x80 => Run<IommuDestroy>(argument, IommuDestroy.MinimumSize,
+                static (context, ref command) => context.Destroy(ref command)),
+            0x81 => Run<IommuIoasAlloc>(argument, IommuIoasAlloc.MinimumSize,
+                static (context, ref command) => context.AllocateIoas(ref command)),
+            0x82 => Run<IommuIoasAllowIovas>(argument, IommuIoasAllowIovas.MinimumSize,
+                static (context, ref command) => context.AllowIovas(ref command)),
+            0x83 => Run<IommuIoasCopy>(argument, IommuIoasCopy.MinimumSize,
+                static (context, ref command) => context.Copy(ref command)),
+            0x84 => Run<IommuIoasIovaRanges>(argument, IommuIoasIovaRanges.MinimumSize,
+                static (context, ref command) => context.IovaRanges(ref command)),
+            0x85 => Run<IommuIoasMap>(argument, IommuIoasMap.MinimumSize,
+                static (context, ref command) => context.Map(ref command)),
+            0x86 => Run<IommuIoasUnmap>(argument, IommuIoasUnmap.MinimumSize,
+                static (context, ref command) => context.Unmap(ref command)),
+            0x87 => Run<IommuOption>(argument, IommuOption.MinimumSize,
+                static (context, ref command) => context.Option(ref command)),
+            0x88 => Run<IommuVfioIoas>(argument, IommuVfioIoas.MinimumSize,
+                static (context, ref command) => context.CompatibilityIoas(ref command)),
+            0x89 => Run<IommuHwptAlloc>(argument, IommuHwptAlloc.MinimumSize,
+                static (context, ref command) => context.AllocateHwpt(ref command)),
+            0x8A => Run<IommuHwInfo>(argument, IommuHwInfo.MinimumSize,
+                static (context, ref command) => context.GetHwInfo(ref command)),
+            0x8B => Run<IommuHwptSetDirtyTracking>(argument, IommuHwptSetDirtyTracking.MinimumSize,
+                static (context, ref command) => context.SetDirtyTracking(ref command)),
+            0x8C => Run<IommuHwptGetDirtyBitmap>(argument, IommuHwptGetDirtyBitmap.MinimumSize,
+                static (context, ref command) => context.GetDirtyBitmap(ref command)),
+            0x8D => Run<IommuHwptInvalidate>(argument, IommuHwptInvalidate.MinimumSize,
+                static (context, ref command) => context.Invalidate(ref command)),
+            0x8E => NotThere<IommuFaultAlloc>(argument, IommuFaultAlloc.MinimumSize),
+            0x8F => Run<IommuIoasMapFile>(argument, IommuIoasMapFile.MinimumSize,
+                static (context, ref command) => context.MapFile(ref command)),
+            0x90 => NotThere<IommuViommuAlloc>(argument, IommuViommuAlloc.MinimumSize),
+            0x91 => NotThere<IommuVdeviceAlloc>(argument, IommuVdeviceAlloc.MinimumSize),
+            0x92 => Run<IommuIoasChangeProcess>(argument, IommuIoasChangeProcess.MinimumSize,
+                static (context, ref command) => context.ChangeProcess(ref command)),
+            0x93 => NotThere<IommuVeventqAlloc>(argument, IommuVeventqAlloc.MinimumSize),
+            0x94 => NotThere<IommuHwQueueAlloc>(argument, IommuHwQueueAlloc.MinimumSize),
+            _ => NotThere<IommuIoasNoiommuGetPa>(argument, IommuIoasNoiommuGetPa.MinimumSize),
+        };
+        return errno == Errno.Success ? SyscallResult.Ok() : SyscallResult.Fail(errno);
+    }
+
+    /// <summary>A request of the interface that this kernel does not have.</summary>
+    private Errno NotThere<T>(Span<byte> argument, uint minimumSize)
+        where T : unmanaged =>
+        Run<T>(argument, minimumSize, static (_, ref _) => Errno.EOPNOTSUPP);
+
+    private Errno Run<T>(Span<byte> argument, uint minimumSize, Handler<T> handler)
+        where T : unmanaged
+    {
+        uint size = BinaryPrimitives.ReadUInt32LittleEndian(argument);
+        if (size < minimumSize)
+            return Errno.EINVAL;
+        T command = default;
+        Span<byte> body = StructBytes.Of(ref command);
+        int given = (int)Math.Min(size, (uint)body.Length);
+        if (size > body.Length)
+        {
+            int readable = (int)Math.Min(size, (uint)argument.Length);
+            if (readable > body.Length && argument[body.Length..readable].ContainsAnyExcept((byte)0))
+                return Errno.E2BIG;
+            if (readable < size)
+                return Errno.EFAULT;
+        }
+
+        if (given > argument.Length)
+            return Errno.EFAULT;
+        argument[..given].CopyTo(body);
+        Errno errno;
+        lock (Gate)
+            errno = handler(this, ref command);
+        // The count is worth something after these failures too.
+        if (errno is Errno.Success or Errno.EMSGSIZE || command is IommuHwptInvalidate)
+            body[..given].CopyTo(argument);
+        return errno;
+    }
+}

@@ -1,0 +1,133 @@
+using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Files;
+using Tidemark.Memory;
+
+namespace Tidemark.Kernel.Soft.Iommufd;
+
+/// <summary>
+/// The memory that one MAP named: a range of the caller's addresses or of a memory file. Copies share it. Nothing is
+/// looked at until pages are pinned, so a bad address surfaces then.
+/// </summary>
+internal sealed class PageSet
+{
+    private readonly UserMemory _user;
+    private readonly MemoryObject? _file;
+    private readonly List<PinnedPages> _pins = [];
+    private int _areas;
+
+    private PageSet(UserMemory user, MemoryObject? file, bool isFile, ulong start, bool writable)
+    {
+        _user = user;
+        _file = file;
+        IsFile = isFile;
+        Start = start;
+        Writable = writable;
+    }
+
+    /// <summary>User address, or offset in the file.</summary>
+    public ulong Start { get; }
+
+    /// <summary>Whether copies may be writable; also how pages are pinned.</summary>
+    public bool Writable { get; }
+
+    public bool IsFile { get; }
+
+    public static PageSet OfUser(UserMemory user, ulong address, bool writable) =>
+        new(user, null, isFile: false, address, writable);
+
+    /// <param name="file">With a reference for the page set; null: a file that can not be pinned.</param>
+    public static PageSet OfFile(UserMemory user, MemoryObject? file, ulong offset, bool writable) =>
+        new(user, file, isFile: true, offset, writable);
+
+    public void AddArea() => _areas++;
+
+    public void RemoveArea()
+    {
+        if (--_areas == 0)
+            _file?.Release();
+    }
+
+    /// <summary>
+    /// Pins the pages of a part, or shares a pin that covers it. EFAULT: not the caller's memory; EINVAL: not a memory
+    /// file, or beyond its end.
+    /// </summary>
+    public Errno TryPin(ulong firstByte, ulong byteLength, out PinnedPages? pinned)
+    {
+        ulong from = (Start + firstByte) & ~((ulong)GuestPage.Size - 1);
+        ulong to = unchecked(Start + firstByte + byteLength + GuestPage.Size - 1) & ~((ulong)GuestPage.Size - 1);
+        pinned = _pins.Find(pin => pin.From <= from && pin.To >= to);
+        if (pinned is null)
+        {
+            var extents = new List<PinnedExtent>();
+            // The last page of the address space belongs to no mapping, so a wrapped end is just a bad address.
+            Errno errno = to <= from ? Errno.EFAULT : Resolve(from, to, firstByte, byteLength, extents);
+            if (errno != Errno.Success)
+                return errno;
+            pinned = new PinnedPages(this, from, to, extents);
+            _pins.Add(pinned);
+        }
+
+        pinned.Users++;
+        return Errno.Success;
+    }
+
+    public void Unpin(PinnedPages pinned)
+    {
+        if (--pinned.Users != 0)
+            return;
+        _pins.Remove(pinned);
+        foreach (PinnedExtent extent in pinned.Extents)
+            extent.Object.Unpin(extent.ByteLength);
+    }
+
+    private Errno Resolve(ulong from, ulong to, ulong firstByte, ulong byteLength, List<PinnedExtent> extents)
+    {
+        if (!IsFile)
+            return _user.TryPin(from, to - from, Writable, extents);
+        if (_file is null || !_file.Holds(Start + firstByte + (byteLength - 1)))
+            return Errno.EINVAL;
+        Errno errno = _file.TryPin(from, to - from);
+        if (errno != Errno.Success)
+            return errno == Errno.EFAULT ? Errno.EINVAL : errno;
+        extents.Add(new PinnedExtent(_file, from, to - from));
+        return Errno.Success;
+    }
+}
+
+/// <summary>Pinned pages of a page set. Bounds are in the page set's own addresses, whole pages, the end
+/// excluded.</summary>
+internal sealed class PinnedPages(PageSet owner, ulong from, ulong to, List<PinnedExtent> extents)
+{
+    public ulong From { get; } = from;
+
+    public ulong To { get; } = to;
+
+    public List<PinnedExtent> Extents { get; } = extents;
+
+    /// <summary>Areas that use it.</summary>
+    public int Users { get; set; }
+
+    /// <summary>
+    /// The physically contiguous run at an address of the page set: not beyond an extent or the object's granule.
+    /// </summary>
+    public (ulong Physical, ulong ByteLength) RunAt(ulong address)
+    {
+        ulong start = From;
+        foreach (PinnedExtent extent in Extents)
+        {
+            if (address - start < extent.ByteLength)
+            {
+                ulong offset = extent.Offset + (address - start);
+                ulong granuleEnd = (offset | (Paging.PhysicalMemory.GranuleSize - 1)) + 1;
+                ulong end = Math.Min(extent.Offset + extent.ByteLength, granuleEnd);
+                return (extent.Object.PhysicalAddress(offset), end - offset);
+            }
+
+            start += extent.ByteLength;
+        }
+
+        throw new InvalidOperationException($"Address 0x{address:x} is not in the pinned range 0x{From:x}-0x{To:x}.");
+    }
+
+    public void Unpin() => owner.Unpin(this);
+}

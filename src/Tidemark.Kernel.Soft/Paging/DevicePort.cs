@@ -1,0 +1,184 @@
+using Tidemark.Kernel.Soft.Devices;
+using Tidemark.Memory;
+
+namespace Tidemark.Kernel.Soft.Paging;
+
+/// <summary>
+/// A device's connection to its IOMMU: translation, the IOTLB, and the writes that are on their way.
+/// </summary>
+/// <remarks>
+/// <code>
+/// TryWrite: iova -> IOTLB -> table walk (A, D set here) -> observer -> ring of posted writes ~~~ later ~~~> memory
+///                                                                      landed by: a full ring, TryRead, Drain,
+///                                                                      InvalidateAndDrain, a change of table
+/// </code>
+/// The gap between dirty bit and store is the hardware's, and software is safe only because it waits for the drain
+/// after clearing dirty bits. A port without a table blocks DMA.
+/// Lock order: iommufd context, then port, then nothing but the observer's own.
+/// </remarks>
+internal sealed partial class DevicePort : IDmaPort
+{
+    /// <summary>LIMIT: writes in flight; each has a slot of a page, 256 KiB in all.</summary>
+    private const int RingSlots = 64;
+
+    private readonly Lock _gate = new();
+    private readonly PhysicalMemory _physical;
+    private readonly Iotlb _iotlb = new();
+    private readonly byte[] _ringBytes = new byte[RingSlots * GuestPage.Size];
+    private readonly PostedWrite[] _ring = new PostedWrite[RingSlots];
+    private int _oldest;
+    private int _posted;
+    private int _claimed;
+    private SecondStageTable? _table;
+    private IDmaWriteObserver? _observer;
+
+    public DevicePort(SoftIommuUnit unit, PhysicalMemory physical)
+    {
+        Unit = unit;
+        _physical = physical;
+    }
+
+    /// <summary>The IOMMU that the device sits behind.</summary>
+    public SoftIommuUnit Unit { get; }
+
+    public IDmaWriteObserver? WriteObserver
+    {
+        get => Volatile.Read(ref _observer);
+        set
+        {
+            // Under the lock: when this returns, no write is half observed.
+            lock (_gate)
+                _observer = value;
+        }
+    }
+
+    /// <summary>Takes the device's group for one binding; false: it has an owner.</summary>
+    public bool TryClaim() => Interlocked.Exchange(ref _claimed, 1) == 0;
+
+    /// <summary>Ends what <see cref="TryClaim"/> began.</summary>
+    public void Disclaim() => Volatile.Write(ref _claimed, 0);
+
+    public bool TryWrite(ulong iova, ReadOnlySpan<byte> bytes)
+    {
+        if (bytes.IsEmpty)
+            return true;
+        if (iova > ulong.MaxValue - ((ulong)bytes.Length - 1))
+            return false;
+        lock (_gate)
+        {
+            while (true)
+            {
+                int offset = (int)(iova % GuestPage.Size);
+                int part = Math.Min(bytes.Length, GuestPage.Size - offset);
+                if (!TryTranslate(iova, write: true, out ulong page))
+                    return false;
+                _observer?.OnWrite(iova, (ulong)part);
+                Post(page + (ulong)offset, bytes[..part]);
+                bytes = bytes[part..];
+                if (bytes.IsEmpty)
+                    return true;
+                iova += (ulong)part;
+            }
+        }
+    }
+
+    public bool TryRead(ulong iova, Span<byte> into)
+    {
+        if (into.IsEmpty)
+            return true;
+        if (iova > ulong.MaxValue - ((ulong)into.Length - 1))
+            return false;
+        lock (_gate)
+        {
+            LandAll();
+            while (true)
+            {
+                int offset = (int)(iova % GuestPage.Size);
+                int part = Math.Min(into.Length, GuestPage.Size - offset);
+                if (!TryTranslate(iova, write: false, out ulong page))
+                    return false;
+                Load(page + (ulong)offset, into[..part]);
+                into = into[part..];
+                if (into.IsEmpty)
+                    return true;
+                iova += (ulong)part;
+            }
+        }
+    }
+
+    public void Drain()
+    {
+        lock (_gate)
+            LandAll();
+    }
+
+    /// <summary>
+    /// An IOTLB invalidation: cached translations of the range are dropped, and every write that was translated before
+    /// is in memory when this returns.
+    /// </summary>
+    public void InvalidateAndDrain(ulong first, ulong last)
+    {
+        lock (_gate)
+        {
+            LandAll();
+            _iotlb.Invalidate(first, last);
+        }
+    }
+
+    /// <summary>Puts the device behind a table, or behind none: DMA is then blocked.</summary>
+    public void SetTable(SecondStageTable? table)
+    {
+        lock (_gate)
+        {
+            LandAll();
+            _iotlb.Invalidate(0, ulong.MaxValue);
+            _table = table;
+        }
+    }
+
+    /// <summary>Host address of the page that an address lies in. Sets the leaf's bits as the access demands.</summary>
+    private bool TryTranslate(ulong iova, bool write, out ulong page)
+    {
+        ulong number = iova >> GuestPage.Shift;
+        IotlbEntry entry = _iotlb.Find(number);
+        IotlbFlags needed = write ? IotlbFlags.Write | IotlbFlags.DirtyKnown : IotlbFlags.Read;
+        if (entry.Tag != 0 && (entry.Flags & needed) == needed)
+        {
+            page = entry.HostAddress;
+            return true;
+        }
+
+        page = 0;
+        if (_table is null || !_table.TryWalk(iova, write, out ulong physical, out IotlbFlags flags))
+            return false;
+        page = _physical.HostAddress(physical);
+        _iotlb.Fill(number, page, flags);
+        return true;
+    }
+
+    private void Post(ulong hostAddress, ReadOnlySpan<byte> bytes)
+    {
+        if (_posted == RingSlots)
+            LandOldest();
+        int slot = (_oldest + _posted) % RingSlots;
+        bytes.CopyTo(_ringBytes.AsSpan(slot * GuestPage.Size));
+        _ring[slot] = new PostedWrite(hostAddress, bytes.Length);
+        _posted++;
+    }
+
+    private void LandAll()
+    {
+        while (_posted != 0)
+            LandOldest();
+    }
+
+    private void LandOldest()
+    {
+        PostedWrite write = _ring[_oldest];
+        Store(write.HostAddress, _ringBytes.AsSpan(_oldest * GuestPage.Size, write.ByteLength));
+        _oldest = (_oldest + 1) % RingSlots;
+        _posted--;
+    }
+
+    private readonly record struct PostedWrite(ulong HostAddress, int ByteLength);
+}

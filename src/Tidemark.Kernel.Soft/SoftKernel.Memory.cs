@@ -1,0 +1,182 @@
+using System.Diagnostics.CodeAnalysis;
+using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Files;
+
+namespace Tidemark.Kernel.Soft;
+
+/// <summary>Memory: what is mapped, and which descriptors are memory files.</summary>
+public sealed partial class SoftKernel
+{
+    /// <summary>MADV_REMOVE of madvise(2): gives the pages of a shared mapping back.</summary>
+    private const MemoryAdvice RemovePages = (MemoryAdvice)9;
+
+    private readonly Lock _memoryFilesGate = new();
+    private readonly Dictionary<int, MemoryObject> _memoryFiles = [];
+
+    public SyscallResult MemfdCreate(string name, MemfdFlags flags)
+    {
+        SyscallResult created = _host.MemfdCreate(name, flags);
+        if (!created.Succeeded)
+            return created;
+        // A descriptor of our own: the object outlives the caller's.
+        SyscallResult own = _host.Dup((int)created.Value);
+        if (!own.Succeeded)
+        {
+            _host.Close((int)created.Value);
+            return own;
+        }
+
+        lock (_memoryFilesGate)
+        {
+            _memoryFiles[(int)created.Value] =
+                new MemoryObject(_host, Physical, (int)own.Value, isAnonymous: false);
+        }
+
+        return created;
+    }
+
+    public SyscallResult Ftruncate(int fd, ulong byteLength)
+    {
+        if (FdTable.IsSoft(fd))
+            return SyscallResult.Fail(IsOpen(fd) ? Errno.EINVAL : Errno.EBADF);
+        if (!TryReferenceMemory(fd, out MemoryObject? memory))
+            return _host.Ftruncate(fd, byteLength);
+        SyscallResult result = User.Truncate(memory, fd, byteLength);
+        memory.Release();
+        return result;
+    }
+
+    public SyscallResult Mmap(ulong byteLength, MemoryProtection protection, MapFlags flags, int fd, ulong offset)
+    {
+        if ((flags & MapFlags.Anonymous) != 0)
+            return MapAnonymous(byteLength, protection, flags);
+        if (FdTable.IsSoft(fd))
+            return MapSoftFile(byteLength, protection, flags, fd, offset);
+        TryReferenceMemory(fd, out MemoryObject? memory);
+        // FIDELITY: a private mapping of a memory file has copies of its own that the twin can not reach: not pinnable.
+        MemoryObject? pinnable = (flags & MapFlags.Private) == 0 ? memory : null;
+        SyscallResult mapped = User.Map(byteLength, protection, flags, fd, offset, pinnable);
+        memory?.Release();
+        return mapped;
+    }
+
+    public SyscallResult Munmap(ulong address, ulong byteLength) => User.Unmap(address, byteLength);
+
+    public SyscallResult Madvise(ulong address, ulong byteLength, MemoryAdvice advice)
+    {
+        if (advice != MemoryAdvice.DontNeed || User.FindObject(address) is not MemoryObject memory)
+            return _host.Madvise(address, byteLength, advice);
+        bool anonymous = memory.IsAnonymous;
+        bool pinned = memory.PinnedPages != 0;
+        memory.Release();
+        if (!anonymous)
+            return _host.Madvise(address, byteLength, advice);
+        // FIDELITY: Linux would give the caller new zero pages and leave the old ones to the device.
+        return pinned ? SyscallResult.Fail(Errno.EBUSY) : _host.Madvise(address, byteLength, RemovePages);
+    }
+
+    /// <summary>
+    /// A descriptor for MAP_FILE; false when it is not open. <paramref name="memory"/>: with a reference, or null for
+    /// an open file that is not a memory file.
+    /// </summary>
+    internal bool TryFindFile(int fd, out MemoryObject? memory)
+    {
+        if (FdTable.IsSoft(fd))
+        {
+            memory = null;
+            return IsOpen(fd);
+        }
+
+        return TryReferenceMemory(fd, out memory) || IsOpenOnHost(fd);
+    }
+
+    /// <summary>There is no call that only asks; a duplicate that is closed again tells.</summary>
+    private bool IsOpenOnHost(int fd)
+    {
+        SyscallResult duplicate = _host.Dup(fd);
+        if (duplicate.Succeeded)
+            _host.Close((int)duplicate.Value);
+        return duplicate.Succeeded;
+    }
+
+    private SyscallResult MapAnonymous(ulong byteLength, MemoryProtection protection, MapFlags flags)
+    {
+        // A memfd underneath, shared, so that pinned pages outlive the mapping.
+        SyscallResult created = _host.MemfdCreate("tidemark anonymous", MemfdFlags.CloseOnExec);
+        if (!created.Succeeded)
+            return created;
+        var memory = new MemoryObject(_host, Physical, (int)created.Value, isAnonymous: true);
+        SyscallResult sized = byteLength > long.MaxValue
+            ? SyscallResult.Fail(Errno.ENOMEM)
+            : memory.Truncate(memory.HostFd, byteLength);
+        SyscallResult result = sized;
+        if (sized.Succeeded)
+        {
+            MapFlags shared = (flags & ~(MapFlags.Private | MapFlags.Anonymous)) | MapFlags.Shared;
+            result = User.Map(byteLength, protection, shared, memory.HostFd, 0, memory);
+        }
+
+        memory.Release();
+        return result;
+    }
+
+    private SyscallResult MapSoftFile(
+        ulong byteLength, MemoryProtection protection, MapFlags flags, int fd, ulong offset)
+    {
+        if (!_files.TryAcquire(fd, out OpenFile? file))
+            return SyscallResult.Fail(Errno.EBADF);
+        try
+        {
+            SyscallResult resolved = file.File.ResolveMmap(
+                byteLength, protection, offset, out int hostFd, out ulong hostOffset);
+            // Device memory: neither pinnable nor a place for arguments, like VM_PFNMAP.
+            return resolved.Succeeded
+                ? User.Map(byteLength, protection, flags, hostFd, hostOffset, memory: null)
+                : resolved;
+        }
+        finally
+        {
+            _files.Drop(file);
+        }
+    }
+
+    private SyscallResult CloseHost(int fd)
+    {
+        MemoryObject? memory;
+        lock (_memoryFilesGate)
+            _memoryFiles.Remove(fd, out memory);
+        // Forgotten first: the host may give the number to someone else at once.
+        SyscallResult closed = _host.Close(fd);
+        memory?.Release();
+        return closed;
+    }
+
+    private SyscallResult DupHost(int fd)
+    {
+        SyscallResult duplicate = _host.Dup(fd);
+        if (duplicate.Succeeded && TryReferenceMemory(fd, out MemoryObject? memory))
+        {
+            lock (_memoryFilesGate)
+                _memoryFiles[(int)duplicate.Value] = memory;
+        }
+
+        return duplicate;
+    }
+
+    private bool TryReferenceMemory(int fd, [NotNullWhen(true)] out MemoryObject? memory)
+    {
+        lock (_memoryFilesGate)
+        {
+            if (!_memoryFiles.TryGetValue(fd, out memory))
+                return false;
+            memory.AddReference();
+            return true;
+        }
+    }
+
+    private int CountMemoryDescriptors()
+    {
+        lock (_memoryFilesGate)
+            return _memoryFiles.Count;
+    }
+}

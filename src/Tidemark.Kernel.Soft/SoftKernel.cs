@@ -1,0 +1,328 @@
+using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Files;
+using Tidemark.Kernel.Soft.Iommufd;
+using Tidemark.Kernel.Soft.Paging;
+using Tidemark.Kernel.Soft.Vfio;
+
+namespace Tidemark.Kernel.Soft;
+
+/// <summary>What of a soft kernel is in use. All zero when every user has cleaned up.</summary>
+/// <param name="Descriptors">Soft descriptors, and host descriptors of memory objects.</param>
+/// <param name="Mappings">Regions mapped through the kernel.</param>
+/// <param name="IommufdObjects">Objects of every iommufd context, device objects included.</param>
+/// <param name="PinnedPages">Pages of 4 KiB that page tables refer to.</param>
+/// <param name="TablePages">Pages that page tables consist of.</param>
+public readonly record struct SoftKernelUsage(
+    int Descriptors, int Mappings, int IommufdObjects, long PinnedPages, long TablePages)
+{
+    public bool IsZero => this == default;
+}
+
+/// <summary>
+/// An in-process twin of Linux's iommufd and VFIO over hardware that exists only in memory. Whatever it does not
+/// emulate goes to the kernel below, with that kernel's descriptors.
+/// </summary>
+/// <remarks>
+/// <code>
+/// caller -- open/ioctl/... --> descriptor at or above 2^20: soft file -> iommufd context, VFIO device -> model
+///                              below: the host's                             tables, pins         | DMA
+/// caller's mapping --- memory object (memfd) --- the twin's own mapping --- DevicePort -----------+
+/// </code>
+/// Disposing closes all soft descriptors and stops the devices. What callers mapped stays mapped until they unmap it.
+/// </remarks>
+public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
+{
+    private readonly IKernel _host;
+    private readonly FdTable _files = new();
+    private readonly Lock _contextsGate = new();
+    private readonly List<IommufdContext> _contexts = [];
+    private readonly List<DeviceSlot> _devices = [];
+    private bool _disposed;
+
+    /// <param name="host">Does what is not emulated. Not disposed.</param>
+    /// <exception cref="ArgumentException">A device names an IOMMU that the host does not have, or two devices share an
+    /// address.</exception>
+    public SoftKernel(IKernel host, SoftHost hardware, SoftKernelFaults faults = SoftKernelFaults.None)
+    {
+        ArgumentNullException.ThrowIfNull(host);
+        ArgumentNullException.ThrowIfNull(hardware);
+        _host = host;
+        Faults = faults;
+        Physical = new PhysicalMemory(host);
+        User = new UserMemory(host);
+        foreach (SoftNvme device in hardware.Devices)
+        {
+            SoftIommuUnit unit = hardware.Iommus.FirstOrDefault(candidate => candidate.Name == device.IommuUnit)
+                ?? throw new ArgumentException(
+                    $"Device {device.Address} names IOMMU {device.IommuUnit}, which the host does not have.",
+                    nameof(hardware));
+            if (unit.AddressWidth is not (39 or 48 or 57))
+            {
+                throw new ArgumentException(
+                    $"IOMMU {unit.Name} has an address width of {unit.AddressWidth}; it must be 39, 48 or 57.",
+                    nameof(hardware));
+            }
+
+            if (_devices.Exists(other => other.Description.Address == device.Address))
+                throw new ArgumentException($"Two devices have the address {device.Address}.", nameof(hardware));
+            _devices.Add(new DeviceSlot(device, new DevicePort(unit, Physical)));
+        }
+
+        Sysfs = new SoftSysfs(hardware);
+    }
+
+    public KernelIdentity Identity { get; } = new("soft", "7.3");
+
+    /// <summary>The files that say which devices exist.</summary>
+    public ISysfs Sysfs { get; }
+
+    IKernel IVfioHost.Host => _host;
+
+    internal SoftKernelFaults Faults { get; }
+
+    internal PhysicalMemory Physical { get; }
+
+    internal UserMemory User { get; }
+
+    /// <summary>What is in use, for tests that nothing leaks.</summary>
+    public SoftKernelUsage CountOpen()
+    {
+        int objects = 0;
+        lock (_contextsGate)
+        {
+            foreach (IommufdContext context in _contexts)
+            {
+                lock (context.Gate)
+                    objects += context.Objects.Count;
+            }
+        }
+
+        return new SoftKernelUsage(
+            _files.Count + CountMemoryDescriptors(), User.Count, objects, Physical.PinnedPages, Physical.TablePages);
+    }
+
+    public void Dispose()
+    {
+        if (_disposed)
+            return;
+        _disposed = true;
+        _files.CloseAll();
+        foreach (DeviceSlot slot in _devices)
+            slot.Dispose();
+        // Whatever is still bound can not reach memory any more.
+        foreach (DeviceSlot slot in _devices)
+            slot.Port.SetTable(null);
+        Physical.Dispose();
+    }
+
+    public SyscallResult Open(string path, OpenFlags flags)
+    {
+        ArgumentNullException.ThrowIfNull(path);
+        if (path == SoftSysfs.IommuNode)
+            return SyscallResult.Ok(_files.Add(new IommufdFile(this)));
+        if (path.StartsWith(SoftSysfs.DeviceNodePrefix, StringComparison.Ordinal))
+            return OpenDevice(path);
+        // The host's own devices are not part of this machine.
+        if (path.StartsWith(SoftSysfs.VfioFolder, StringComparison.Ordinal))
+            return SyscallResult.Fail(Errno.ENOENT);
+        return _host.Open(path, flags);
+    }
+
+    public SyscallResult Close(int fd)
+    {
+        if (!FdTable.IsSoft(fd))
+            return CloseHost(fd);
+        return _files.TryClose(fd) ? SyscallResult.Ok() : SyscallResult.Fail(Errno.EBADF);
+    }
+
+    public SyscallResult Dup(int fd)
+    {
+        if (!FdTable.IsSoft(fd))
+            return DupHost(fd);
+        return _files.TryDuplicate(fd, out int duplicate)
+            ? SyscallResult.Ok(duplicate)
+            : SyscallResult.Fail(Errno.EBADF);
+    }
+
+    public SyscallResult Ioctl(int fd, uint request, Span<byte> argument)
+    {
+        if (!FdTable.IsSoft(fd))
+            return _host.Ioctl(fd, request, argument);
+        if (!_files.TryAcquire(fd, out OpenFile? file))
+            return SyscallResult.Fail(Errno.EBADF);
+        try
+        {
+            return file.File.Ioctl(request, argument);
+        }
+        finally
+        {
+            _files.Drop(file);
+        }
+    }
+
+    public SyscallResult IoctlValue(int fd, uint request, ulong argument)
+    {
+        if (!FdTable.IsSoft(fd))
+            return _host.IoctlValue(fd, request, argument);
+        if (!_files.TryAcquire(fd, out OpenFile? file))
+            return SyscallResult.Fail(Errno.EBADF);
+        try
+        {
+            return file.File.IoctlValue(request, argument);
+        }
+        finally
+        {
+            _files.Drop(file);
+        }
+    }
+
+    public SyscallResult Read(int fd, Span<byte> buffer)
+    {
+        if (!FdTable.IsSoft(fd))
+            return _host.Read(fd, buffer);
+        if (!_files.TryAcquire(fd, out OpenFile? file))
+            return SyscallResult.Fail(Errno.EBADF);
+        try
+        {
+            return file.File.Read(buffer);
+        }
+        finally
+        {
+            _files.Drop(file);
+        }
+    }
+
+    public SyscallResult Write(int fd, ReadOnlySpan<byte> buffer)
+    {
+        if (!FdTable.IsSoft(fd))
+            return _host.Write(fd, buffer);
+        if (!_files.TryAcquire(fd, out OpenFile? file))
+            return SyscallResult.Fail(Errno.EBADF);
+        try
+        {
+            return file.File.Write(buffer);
+        }
+        finally
+        {
+            _files.Drop(file);
+        }
+    }
+
+    public SyscallResult Pread(int fd, Span<byte> buffer, ulong offset)
+    {
+        if (!FdTable.IsSoft(fd))
+            return _host.Pread(fd, buffer, offset);
+        if (!_files.TryAcquire(fd, out OpenFile? file))
+            return SyscallResult.Fail(Errno.EBADF);
+        try
+        {
+            return file.File.Pread(buffer, offset);
+        }
+        finally
+        {
+            _files.Drop(file);
+        }
+    }
+
+    public SyscallResult Pwrite(int fd, ReadOnlySpan<byte> buffer, ulong offset)
+    {
+        if (!FdTable.IsSoft(fd))
+            return _host.Pwrite(fd, buffer, offset);
+        if (!_files.TryAcquire(fd, out OpenFile? file))
+            return SyscallResult.Fail(Errno.EBADF);
+        try
+        {
+            return file.File.Pwrite(buffer, offset);
+        }
+        finally
+        {
+            _files.Drop(file);
+        }
+    }
+
+    public SyscallResult Fsync(int fd) =>
+        FdTable.IsSoft(fd) ? SyscallResult.Fail(IsOpen(fd) ? Errno.EINVAL : Errno.EBADF) : _host.Fsync(fd);
+
+    public SyscallResult Eventfd(uint initialValue, EventfdFlags flags) => _host.Eventfd(initialValue, flags);
+
+    public SyscallResult Userfaultfd(uint flags) => _host.Userfaultfd(flags);
+
+    /// <summary>Soft files are always readable and writable; with one of them asked about, nobody waits.</summary>
+    public SyscallResult Poll(Span<PollDescriptor> descriptors, int timeoutMilliseconds)
+    {
+        int ready = 0;
+        var hostSide = new PollDescriptor[descriptors.Length];
+        for (int index = 0; index < descriptors.Length; index++)
+        {
+            ref PollDescriptor descriptor = ref descriptors[index];
+            hostSide[index] = descriptor;
+            if (!FdTable.IsSoft(descriptor.Fd))
+                continue;
+            // A negative number is ignored by poll, and keeps the indices as they are.
+            hostSide[index].Fd = -1;
+            descriptor.Returned = IsOpen(descriptor.Fd)
+                ? descriptor.Events & (PollEvents.In | PollEvents.Out)
+                : PollEvents.Invalid;
+            if (descriptor.Returned != PollEvents.None)
+                ready++;
+        }
+
+        SyscallResult result = _host.Poll(hostSide, ready == 0 ? timeoutMilliseconds : 0);
+        if (!result.Succeeded)
+            return result;
+        for (int index = 0; index < descriptors.Length; index++)
+        {
+            if (!FdTable.IsSoft(descriptors[index].Fd))
+                descriptors[index].Returned = hostSide[index].Returned;
+        }
+
+        return SyscallResult.Ok(result.Value + ready);
+    }
+
+    Errno IVfioHost.FindIommu(int descriptor, out IIommuBinder? iommu)
+    {
+        iommu = null;
+        if (!_files.TryAcquire(descriptor, out OpenFile? file))
+        {
+            return !FdTable.IsSoft(descriptor) && IsOpenOnHost(descriptor) ? Errno.EBADFD : Errno.EBADF;
+        }
+
+        // The context outlives the file: binding to one that has ended is refused there.
+        iommu = (file.File as IommufdFile)?.Context;
+        _files.Drop(file);
+        return iommu is null ? Errno.EBADFD : Errno.Success;
+    }
+
+    SyscallResult IVfioHost.Install(SoftFile file) => SyscallResult.Ok(_files.Add(file));
+
+    bool IVfioHost.TryReadUser(ulong address, Span<byte> into) => User.TryCopyIn(address, into);
+
+    bool IVfioHost.TryWriteUser(ulong address, ReadOnlySpan<byte> from) => User.TryCopyOut(address, from);
+
+    internal IommufdContext CreateIommufd()
+    {
+        var context = new IommufdContext(this);
+        lock (_contextsGate)
+            _contexts.Add(context);
+        return context;
+    }
+
+    internal void Forget(IommufdContext context)
+    {
+        lock (_contextsGate)
+            _contexts.Remove(context);
+    }
+
+    /// <summary>The way of a device to memory, for tests that play the device.</summary>
+    internal DevicePort PortOf(string address) =>
+        _devices.Find(slot => slot.Description.Address == address)?.Port
+            ?? throw new ArgumentException($"There is no device {address}.", nameof(address));
+
+    private bool IsOpen(int fd)
+    {
+        if (!_files.TryAcquire(fd, out OpenFile? file))
+            return false;
+        _files.Drop(file);
+        return true;
+    }
+}

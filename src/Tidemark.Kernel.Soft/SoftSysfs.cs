@@ -1,0 +1,144 @@
+using System.Diagnostics.CodeAnalysis;
+using System.Globalization;
+using Tidemark.Nvme;
+
+namespace Tidemark.Kernel.Soft;
+
+/// <summary>The discovery files of a soft host, laid out as Linux does. Built once; never changes.</summary>
+/// <remarks>
+/// <code>
+/// /sys/bus/pci/devices/ADDRESS -> ../../../devices/pci0000:00/ADDRESS
+/// /sys/devices/pci0000:00/ADDRESS/ vendor device class driver iommu_group vfio-dev/vfioN/dev
+/// /sys/kernel/iommu_groups/N/devices/ADDRESS -> ../../../../devices/pci0000:00/ADDRESS
+/// /sys/bus/pci/drivers/NAME/ADDRESS -> ../../../../devices/pci0000:00/ADDRESS
+/// /dev/iommu  /dev/vfio/devices/vfioN
+/// </code>
+/// N counts devices from 0, for groups too.
+/// </remarks>
+internal sealed class SoftSysfs : ISysfs
+{
+    public const string IommuNode = "/dev/iommu";
+    public const string VfioFolder = "/dev/vfio";
+    public const string DeviceNodePrefix = "/dev/vfio/devices/vfio";
+
+    /// <summary>LIMIT: links followed in one path, as in Linux.</summary>
+    private const int MostLinks = 40;
+
+    /// <summary>Major number of the VFIO nodes: of the range that Linux gives out as needed.</summary>
+    private const int NodeMajor = 511;
+
+    private readonly Dictionary<string, Node> _nodes = new(StringComparer.Ordinal);
+
+    public SoftSysfs(SoftHost hardware)
+    {
+        AddFolder("/");
+        AddFile(IommuNode, null);
+        AddFolder(VfioFolder);
+        for (int index = 0; index < hardware.Devices.Count; index++)
+            AddDevice(hardware.Devices[index], index.ToString(CultureInfo.InvariantCulture));
+    }
+
+    public IReadOnlyList<string> List(string path) =>
+        Resolve(path, followLast: true) is { Children: SortedSet<string> children } ? [.. children] : [];
+
+    public bool TryReadText(string path, [NotNullWhen(true)] out string? text)
+    {
+        text = Resolve(path, followLast: true)?.Text;
+        return text is not null;
+    }
+
+    public bool TryReadLink(string path, [NotNullWhen(true)] out string? target)
+    {
+        target = Resolve(path, followLast: false)?.Target;
+        return target is not null;
+    }
+
+    public bool Exists(string path) => Resolve(path, followLast: true) is not null;
+
+    private void AddDevice(SoftNvme device, string number)
+    {
+        string home = $"/sys/devices/pci0000:00/{device.Address}";
+        string driver = device.Migration ? "nvme-vfio-pci" : "vfio-pci";
+        AddFile($"{home}/vendor", $"0x{NvmePci.SoftVendorId:x4}");
+        AddFile($"{home}/device", $"0x{NvmePci.SoftDeviceId:x4}");
+        AddFile($"{home}/class", $"0x{NvmePci.ClassCode:x6}");
+        AddLink($"{home}/driver", $"../../../bus/pci/drivers/{driver}");
+        AddLink($"{home}/iommu_group", $"../../../kernel/iommu_groups/{number}");
+        AddFile($"{home}/vfio-dev/vfio{number}/dev", $"{NodeMajor}:{number}");
+        AddLink($"/sys/bus/pci/devices/{device.Address}", $"../../../devices/pci0000:00/{device.Address}");
+        AddLink($"/sys/bus/pci/drivers/{driver}/{device.Address}",
+            $"../../../../devices/pci0000:00/{device.Address}");
+        AddLink($"/sys/kernel/iommu_groups/{number}/devices/{device.Address}",
+            $"../../../../devices/pci0000:00/{device.Address}");
+        AddFile($"{DeviceNodePrefix}{number}", null);
+    }
+
+    private void AddFolder(string path) =>
+        Add(path, new Node { Children = new SortedSet<string>(StringComparer.Ordinal) });
+
+    private void AddFile(string path, string? text) => Add(path, new Node { Text = text });
+
+    private void AddLink(string path, string target) => Add(path, new Node { Target = target });
+
+    private void Add(string path, Node node)
+    {
+        if (!_nodes.TryAdd(path, node) || path == "/")
+            return;
+        int slash = path.LastIndexOf('/');
+        string parent = slash == 0 ? "/" : path[..slash];
+        AddFolder(parent);
+        _nodes[parent].Children!.Add(path[(slash + 1)..]);
+    }
+
+    /// <summary>Walks a path component by component, following links; null when it leads nowhere.</summary>
+    private Node? Resolve(string path, bool followLast)
+    {
+        ArgumentNullException.ThrowIfNull(path);
+        if (!path.StartsWith('/'))
+            return null;
+        var pending = new Stack<string>(Split(path));
+        string at = "/";
+        int links = 0;
+        while (pending.TryPop(out string? part))
+        {
+            if (_nodes[at].Children is null)
+                return null;
+            if (part == "..")
+            {
+                int slash = at.LastIndexOf('/');
+                at = slash <= 0 ? "/" : at[..slash];
+                continue;
+            }
+
+            string next = at == "/" ? $"/{part}" : $"{at}/{part}";
+            if (!_nodes.TryGetValue(next, out Node? node))
+                return null;
+            if (node.Target is null || (pending.Count == 0 && !followLast))
+            {
+                at = next;
+                continue;
+            }
+
+            if (++links > MostLinks)
+                return null;
+            foreach (string component in Split(node.Target))
+                pending.Push(component);
+        }
+
+        return _nodes[at];
+    }
+
+    /// <summary>Components, last first, as a stack takes them.</summary>
+    private static IEnumerable<string> Split(string path) =>
+        path.Split('/', StringSplitOptions.RemoveEmptyEntries).Where(part => part != ".").Reverse();
+
+    /// <summary>A folder, a file (a device node has no text), or a link.</summary>
+    private sealed class Node
+    {
+        public SortedSet<string>? Children { get; init; }
+
+        public string? Text { get; init; }
+
+        public string? Target { get; init; }
+    }
+}

@@ -1,0 +1,114 @@
+using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Files;
+using Tidemark.Kernel.Soft.Iommufd;
+
+namespace Tidemark.Kernel.Soft.Vfio;
+
+/// <summary>
+/// An open file of <c>/dev/vfio/devices/vfioN</c>. Until it is bound to an iommufd, everything but the bind is EINVAL;
+/// it stays bound until its last descriptor is closed.
+/// </summary>
+internal sealed class VfioDeviceFile(SoftVfioDevice device) : SoftFile
+{
+    private const int BindLength = (int)VfioDeviceBindIommufd.StructSize;
+    private const int TokenLength = 16;
+
+    /// <summary>Set once, under the device's gate.</summary>
+    private volatile VfioOpenDevice? _open;
+
+    public override string Kind => "vfio-device";
+
+    public override SyscallResult Ioctl(uint request, Span<byte> argument)
+    {
+        Errno errno = request == VfioRequests.DeviceBindIommufd.Value
+            ? Bind(argument)
+            : _open?.Ioctl(request, argument) ?? Errno.EINVAL;
+        return errno == Errno.Success ? SyscallResult.Ok() : SyscallResult.Fail(errno);
+    }
+
+    /// <summary>Only RESET has no argument; for the others a number is a pointer to nothing.</summary>
+    public override SyscallResult IoctlValue(uint request, ulong argument) => Ioctl(request, []);
+
+    public override SyscallResult Pread(Span<byte> buffer, ulong offset) =>
+        _open?.Read(buffer, offset) ?? SyscallResult.Fail(Errno.EINVAL);
+
+    public override SyscallResult Pwrite(ReadOnlySpan<byte> buffer, ulong offset) =>
+        _open?.Write(buffer, offset) ?? SyscallResult.Fail(Errno.EINVAL);
+
+    public override SyscallResult ResolveMmap(
+        ulong byteLength, MemoryProtection protection, ulong offset, out int hostFd, out ulong hostOffset)
+    {
+        if (_open is { } open)
+            return open.ResolveMmap(byteLength, offset, out hostFd, out hostOffset);
+        hostFd = -1;
+        hostOffset = 0;
+        return SyscallResult.Fail(Errno.EINVAL);
+    }
+
+    public override void Release()
+    {
+        lock (device.Gate)
+        {
+            if (!ReferenceEquals(device.BoundFile, this))
+                return;
+            _open?.Close();
+            _open = null;
+            device.BoundFile = null;
+        }
+    }
+
+    private Errno Bind(Span<byte> argument)
+    {
+        if (!VfioArgument.TryRead(argument, sizeof(uint), out uint argsz))
+            return Errno.EFAULT;
+        if (argsz < VfioDeviceBindIommufd.MinimumSize)
+            return Errno.EINVAL;
+        if (argument.Length < argsz)
+            return Errno.EFAULT;
+        if (argsz > BindLength && argument[BindLength..(int)argsz].ContainsAnyExcept((byte)0))
+            return Errno.E2BIG;
+        VfioArgument.TryRead(argument, (int)Math.Min(argsz, BindLength), out VfioDeviceBindIommufd bind);
+        if (bind.Iommufd < 0 || (bind.Flags & ~VfioDeviceBindFlags.Token) != 0)
+            return Errno.EINVAL;
+        lock (device.Gate)
+        {
+            if (_open is not null)
+                return Errno.EINVAL;
+            Errno errno = CheckToken(bind);
+            if (errno == Errno.Success)
+                errno = BindTo(bind.Iommufd, out bind.OutDevid);
+            if (errno != Errno.Success)
+                return errno;
+        }
+
+        VfioArgument.Write(argument, bind, (int)VfioDeviceBindIommufd.MinimumSize);
+        return Errno.Success;
+    }
+
+    /// <summary>A token is for virtual functions; this device is none and refuses any.</summary>
+    private Errno CheckToken(VfioDeviceBindIommufd bind)
+    {
+        if (bind.Flags == VfioDeviceBindFlags.None)
+            return Errno.Success;
+        Span<byte> token = stackalloc byte[TokenLength];
+        return device.Kernel.TryReadUser(bind.TokenUuidPtr, token) ? Errno.EINVAL : Errno.EFAULT;
+    }
+
+    private Errno BindTo(int iommufd, out uint deviceId)
+    {
+        deviceId = 0;
+        // ORDER: the iommufd is looked up before it is seen that another file has the device.
+        Errno errno = device.Kernel.FindIommu(iommufd, out IIommuBinder? iommu);
+        if (errno != Errno.Success || iommu is null)
+            return errno;
+        if (device.BoundFile is not null)
+            return Errno.EINVAL;
+        errno = iommu.Bind(device.Port, out IBoundDevice? bound);
+        if (errno != Errno.Success || bound is null)
+            return errno;
+        _open = new VfioOpenDevice(device, bound);
+        device.BoundFile = this;
+        deviceId = _open.DeviceId;
+        return Errno.Success;
+    }
+}

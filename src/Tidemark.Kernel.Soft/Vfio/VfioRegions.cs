@@ -1,0 +1,153 @@
+using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Devices;
+
+namespace Tidemark.Kernel.Soft.Vfio;
+
+/// <summary>
+/// The regions of an open device. A region's place in the file is its index shifted left by 40. Reads and writes are
+/// made under the device's gate.
+/// </summary>
+internal sealed class VfioRegions(SoftDeviceModel model)
+{
+    private const int IndexShift = 40;
+    private const ulong OffsetMask = (1UL << IndexShift) - 1;
+    private const int SparseHeaderLength = 16;
+    private const int SparseAreaLength = 16;
+
+    /// <summary>VFIO_DEVICE_GET_REGION_INFO with its capability chain.</summary>
+    public Errno GetInfo(Span<byte> argument)
+    {
+        if (!VfioArgument.TryRead(argument, (int)VfioRegionInfo.MinimumSize, out VfioRegionInfo info))
+            return Errno.EFAULT;
+        // A device without VGA ranges has no such region.
+        if (info.Argsz < VfioRegionInfo.MinimumSize || info.Index >= (uint)VfioPciRegionIndex.Vga)
+            return Errno.EINVAL;
+        SoftRegion? region = Find(info.Index);
+        info.Offset = (ulong)info.Index << IndexShift;
+        info.Size = region?.ByteLength ?? 0;
+        info.CapOffset = 0;
+        info.Flags = VfioRegionInfoFlags.None;
+        IReadOnlyList<SoftMmapArea> sparse = [];
+        if (region is not null)
+        {
+            if (region.Readable)
+                info.Flags |= VfioRegionInfoFlags.Read;
+            if (region.Writable)
+                info.Flags |= VfioRegionInfoFlags.Write;
+            if (region.MmapAreas.Count > 0)
+                info.Flags |= VfioRegionInfoFlags.Mmap;
+            if (!IsMappableWhole(region))
+                sparse = region.MmapAreas;
+        }
+
+        if (sparse.Count > 0)
+        {
+            info.Flags |= VfioRegionInfoFlags.Caps;
+            int chain = SparseHeaderLength + (sparse.Count * SparseAreaLength);
+            uint needed = VfioRegionInfo.StructSize + (uint)chain;
+            if (info.Argsz < needed)
+            {
+                info.Argsz = needed;
+            }
+            else
+            {
+                if (argument.Length < needed)
+                    return Errno.EFAULT;
+                WriteSparse(argument.Slice((int)VfioRegionInfo.StructSize, chain), sparse);
+                info.CapOffset = VfioRegionInfo.StructSize;
+            }
+        }
+
+        VfioArgument.Write(argument, info, (int)VfioRegionInfo.StructSize);
+        return Errno.Success;
+    }
+
+    /// <summary>read at an offset. Value: the bytes read; fewer at a BAR's end.</summary>
+    public SyscallResult Read(Span<byte> buffer, ulong offset)
+    {
+        if (buffer.Length == 0)
+            return SyscallResult.Ok();
+        Errno errno = Locate(offset, write: false, buffer.Length, out uint index, out ulong position, out int count);
+        if (errno == Errno.Success)
+            errno = model.ReadRegion(index, position, buffer[..count]);
+        return errno == Errno.Success ? SyscallResult.Ok(count) : SyscallResult.Fail(errno);
+    }
+
+    /// <summary>write at an offset. Value: the bytes written; fewer at a BAR's end.</summary>
+    public SyscallResult Write(ReadOnlySpan<byte> buffer, ulong offset)
+    {
+        if (buffer.Length == 0)
+            return SyscallResult.Ok();
+        Errno errno = Locate(offset, write: true, buffer.Length, out uint index, out ulong position, out int count);
+        if (errno == Errno.Success)
+            errno = model.WriteRegion(index, position, buffer[..count]);
+        return errno == Errno.Success ? SyscallResult.Ok(count) : SyscallResult.Fail(errno);
+    }
+
+    /// <summary>Where a mapping lies in a host file. EINVAL unless it is inside one mappable area.</summary>
+    public SyscallResult ResolveMmap(ulong byteLength, ulong offset, out int hostFd, out ulong hostOffset)
+    {
+        hostFd = -1;
+        hostOffset = 0;
+        ulong index = offset >> IndexShift;
+        if (index < (ulong)VfioPciRegionIndex.Rom && byteLength > 0 && Find((uint)index) is { } region)
+        {
+            ulong position = offset & OffsetMask;
+            foreach (SoftMmapArea area in region.MmapAreas)
+            {
+                if (position < area.Offset || position - area.Offset >= area.ByteLength
+                    || byteLength > area.ByteLength - (position - area.Offset))
+                    continue;
+                hostFd = area.HostFd;
+                hostOffset = area.HostOffset + (position - area.Offset);
+                return SyscallResult.Ok();
+            }
+        }
+
+        return SyscallResult.Fail(Errno.EINVAL);
+    }
+
+    private static bool IsMappableWhole(SoftRegion region) =>
+        region.MmapAreas.Count == 1 && region.MmapAreas[0].Offset == 0
+        && region.MmapAreas[0].ByteLength == region.ByteLength;
+
+    private static void WriteSparse(Span<byte> chain, IReadOnlyList<SoftMmapArea> areas)
+    {
+        var capability = new VfioRegionInfoCapSparseMmap
+        {
+            Header = new VfioInfoCapHeader { Id = (ushort)VfioRegionInfoCapId.SparseMmap, Version = 1 },
+            NrAreas = (uint)areas.Count,
+        };
+        VfioArgument.Write(chain, capability, SparseHeaderLength);
+        for (int index = 0; index < areas.Count; index++)
+        {
+            var area = new VfioRegionSparseMmapArea { Offset = areas[index].Offset, Size = areas[index].ByteLength };
+            VfioArgument.Write(
+                chain[(SparseHeaderLength + (index * SparseAreaLength))..], area, SparseAreaLength);
+        }
+    }
+
+    private SoftRegion? Find(uint index) =>
+        index < (uint)model.Regions.Count && model.Regions[(int)index].ByteLength > 0
+            ? model.Regions[(int)index]
+            : null;
+
+    private Errno Locate(ulong offset, bool write, int length, out uint index, out ulong position, out int count)
+    {
+        position = offset & OffsetMask;
+        count = 0;
+        index = (uint)Math.Min(offset >> IndexShift, uint.MaxValue);
+        if (Find(index) is not { } region || !(write ? region.Writable : region.Readable))
+            return Errno.EINVAL;
+        ulong left = position < region.ByteLength ? region.ByteLength - position : 0;
+        if (index == (uint)VfioPciRegionIndex.Config)
+        {
+            // Configuration space is not read short: an access that leaves it is EFAULT.
+            count = length;
+            return (ulong)length > left ? Errno.EFAULT : Errno.Success;
+        }
+
+        count = (int)Math.Min((ulong)length, left);
+        return left == 0 ? Errno.EINVAL : Errno.Success;
+    }
+}

@@ -1,0 +1,128 @@
+using Tidemark.Abi;
+using Tidemark.Kernel;
+using Tidemark.Memory;
+using Tidemark.Vfio;
+
+namespace Tidemark.Machine.Assignment;
+
+/// <summary>
+/// A device of a machine: opened, bound, attached to a container, with the tracker that sees its writes and the part that
+/// moves with the machine.
+/// </summary>
+/// <remarks>
+/// Owns the device, not the container (devices share it). <see cref="Dispose"/> undoes in reverse: state stream, attachment,
+/// descriptor.
+/// </remarks>
+public sealed class AssignedDevice : IDisposable
+{
+    private readonly VfioMigration? _migration;
+    private bool _disposed;
+
+    private AssignedDevice(
+        VfioDevice device, IommufdContainer container, Attachment attachment, DeviceLogUse logUse,
+        VfioMigration? migration, string? migrationLack)
+    {
+        Device = device;
+        Container = container;
+        Attachment = attachment;
+        LogUse = logUse;
+        Tracker = TrackerChoice.Choose(attachment, logUse);
+        _migration = migration;
+        MigrationLack = migrationLack;
+        Migratable = migration is null ? null : new VfioMigratable(device.Name, migration);
+    }
+
+    public string Name => Device.Name;
+
+    public VfioDevice Device { get; }
+
+    public IommufdContainer Container { get; }
+
+    public Attachment Attachment { get; }
+
+    /// <summary>Who sees the device's writes, and why that one.</summary>
+    public TrackerChoice Tracker { get; }
+
+    /// <summary>What the user said about the device's own log.</summary>
+    public DeviceLogUse LogUse { get; }
+
+    /// <summary>The part that moves, or null when the device can not be migrated.</summary>
+    public VfioMigratable? Migratable { get; }
+
+    /// <summary>Why <see cref="Migratable"/> is null, for users.</summary>
+    public string? MigrationLack { get; }
+
+    public VfioMigrationFlags MigrationAbilities => _migration?.Abilities ?? VfioMigrationFlags.None;
+
+    public bool HasP2P => _migration?.HasP2P ?? false;
+
+    /// <summary>Guest memory the device can write, as runs of guest pages: what *assumed* costs.</summary>
+    public IReadOnlyList<PageRun> ReachablePages =>
+    [
+        .. Container.Ioas.Areas
+            .Where(area => area.CanDirtyGuest)
+            .Select(area => new PageRun(area.Guest!.Value.Page, area.Range.ByteLength >> GuestPage.Shift)),
+    ];
+
+    /// <summary>Guest memory the device can write, in bytes.</summary>
+    public ulong ReachableBytes =>
+        ReachablePages.Aggregate(0UL, (sum, run) => sum + (run.Count << GuestPage.Shift));
+
+    /// <summary>The migration state that the kernel reports now; Running for a device without migration states.</summary>
+    /// <exception cref="KernelException">The device did not answer.</exception>
+    public VfioDeviceMigState GetMigrationState() => _migration?.GetState() ?? VfioDeviceMigState.Running;
+
+    /// <summary>Binds (unless it is bound) and attaches a device, and finds out what it can do.</summary>
+    /// <param name="device">Belongs to the result; after a failure it is closed.</param>
+    /// <param name="container">Attach before guest memory is mapped into it.</param>
+    /// <exception cref="KernelException">A step was refused; everything was undone.</exception>
+    public static AssignedDevice Assign(
+        VfioDevice device, IommufdContainer container, DeviceLogUse logUse = DeviceLogUse.Auto)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        ArgumentNullException.ThrowIfNull(container);
+        bool attached = false;
+        try
+        {
+            if (device.DeviceId is null)
+                device.BindIommufd(container.Iommufd);
+            Attachment attachment = container.Attach(device);
+            attached = true;
+            VfioMigration? migration = VfioMigration.Create(device, out string? lack);
+            return new AssignedDevice(device, container, attachment, logUse, migration, lack);
+        }
+        catch
+        {
+            // In reverse: detach, then close, which unbinds. The container is as before.
+            if (attached)
+                TryDetach(container, device);
+            device.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Gives the device up: nothing of it is left in the container or the kernel. Never throws.</summary>
+    public void Dispose()
+    {
+        if (_disposed)
+            return;
+        _disposed = true;
+        Migratable?.Dispose();
+        TryDetach(Container, Device);
+        Device.Dispose();
+    }
+
+    public override string ToString() => $"{Name}: {Tracker}";
+
+    private static void TryDetach(IommufdContainer container, VfioDevice device)
+    {
+        try
+        {
+            container.Detach(device);
+        }
+        catch (KernelException)
+        {
+            // The container has forgotten the device, and closing its descriptor, which comes next, detaches it too.
+        }
+    }
+}

@@ -1,0 +1,182 @@
+using Tidemark.Abi;
+using Tidemark.Iommu;
+using Tidemark.Kernel;
+using Tidemark.Machine.Description;
+using Tidemark.Vfio;
+
+namespace Tidemark.Machine.Assignment;
+
+/// <summary>What a look at a host found.</summary>
+public enum HostVerdict
+{
+    /// <summary>Every device that was looked at can migrate.</summary>
+    Ready,
+
+    /// <summary>Something stands against it; the reasons say what and what to do.</summary>
+    NotReady,
+
+    /// <summary>The kernel has no iommufd.</summary>
+    NotSupported,
+}
+
+/// <summary>What was found out about one device.</summary>
+/// <param name="Problem">Why it could not be looked at, or null; the members after it mean nothing then.</param>
+public sealed record DeviceCheck(string Name, string Host, string? Driver, string? Problem)
+{
+    /// <summary>Whether its IOMMU can record what it writes (IOMMU_HW_CAP_DIRTY_TRACKING and a page table that does).</summary>
+    public bool IommuTracks { get; init; }
+
+    /// <summary>Why not; null when it can.</summary>
+    public string? IommuReason { get; init; }
+
+    public bool HasDeviceLog { get; init; }
+
+    /// <summary>Migration features, or why there are none.</summary>
+    public string Abilities { get; init; } = "";
+
+    public TrackerChoice? Tracker { get; init; }
+}
+
+/// <summary>
+/// A look at a host: kernel, iommufd, and devices, each opened, bound and attached for a moment. Changes nothing that
+/// stays: closing a device that was bound resets it, so only devices bound to a VFIO driver and not in use are touched.
+/// </summary>
+public sealed record HostCheck
+{
+    public required string Kernel { get; init; }
+
+    public required bool HasIommufd { get; init; }
+
+    public required string IommufdReason { get; init; }
+
+    public IReadOnlyList<DeviceCheck> Devices { get; init; } = [];
+
+    public IReadOnlyList<MigrationBlocker> Blockers { get; init; } = [];
+
+    public IReadOnlyList<StatedCost> Costs { get; init; } = [];
+
+    public required HostVerdict Verdict { get; init; }
+
+    /// <summary>The verdict in one sentence.</summary>
+    public required string Reason { get; init; }
+
+    /// <param name="devices">A machine's devices; null: every device here that is bound to a VFIO driver.</param>
+    public static HostCheck Run(IKernel kernel, ISysfs sysfs, IReadOnlyList<DeviceDescription>? devices)
+    {
+        ArgumentNullException.ThrowIfNull(kernel);
+        ArgumentNullException.ThrowIfNull(sysfs);
+        Iommufd iommufd;
+        try
+        {
+            iommufd = Iommufd.Open(kernel);
+        }
+        catch (KernelException failure)
+        {
+            // Nothing was opened: whatever the devices are, there is no way to assign them.
+            bool missing = failure.Errno is Errno.ENOENT or Errno.ENODEV or Errno.ENXIO;
+            return new HostCheck
+            {
+                Kernel = kernel.Identity.ToString(),
+                HasIommufd = false,
+                IommufdReason = failure.Message,
+                Verdict = missing ? HostVerdict.NotSupported : HostVerdict.NotReady,
+                Reason = missing
+                    ? "this kernel has no iommufd; it needs CONFIG_IOMMUFD (Linux 6.2 or later; `modprobe iommufd`) and an IOMMU that is switched on"
+                    : "iommufd can not be opened",
+            };
+        }
+
+        using (iommufd)
+        {
+            IReadOnlyList<DeviceDescription> wanted = devices ?? [.. VfioDiscovery.ListPciDevices(sysfs)
+                .Where(address => sysfs.List($"{VfioDiscovery.GetPciFolder(address)}/vfio-dev").Count > 0)
+                .Select(address => new DeviceDescription { Name = address, Host = address })];
+            return Look(kernel, sysfs, iommufd, wanted, areMachine: devices is not null);
+        }
+    }
+
+    private static HostCheck Look(
+        IKernel kernel, ISysfs sysfs, Iommufd iommufd, IReadOnlyList<DeviceDescription> wanted, bool areMachine)
+    {
+        var checks = new List<DeviceCheck>();
+        var assigned = new List<AssignedDevice>();
+        var containers = new List<IommufdContainer>();
+        try
+        {
+            foreach (DeviceDescription device in wanted)
+                checks.Add(LookAt(kernel, sysfs, iommufd, device, assigned, containers));
+            // Devices of one machine are judged together; unrelated ones each by itself.
+            MigrationVerdict[] verdicts = areMachine
+                ? [MigrationVerdict.Judge(assigned)]
+                : [.. assigned.Select(device => MigrationVerdict.Judge([device]))];
+            MigrationBlocker[] blockers = [.. verdicts.SelectMany(verdict => verdict.Blockers)];
+            bool ready = blockers.Length == 0 && checks.Count > 0 && checks.TrueForAll(check => check.Problem is null);
+            return new HostCheck
+            {
+                Kernel = kernel.Identity.ToString(),
+                HasIommufd = true,
+                IommufdReason = "/dev/iommu can be opened",
+                Devices = checks,
+                Blockers = blockers,
+                Costs = [.. verdicts.SelectMany(verdict => verdict.Costs)],
+                Verdict = ready ? HostVerdict.Ready : HostVerdict.NotReady,
+                Reason = Explain(ready, checks, blockers),
+            };
+        }
+        finally
+        {
+            assigned.ForEach(device => device.Dispose());
+            containers.ForEach(container => container.Dispose());
+        }
+    }
+
+    private static DeviceCheck LookAt(
+        IKernel kernel, ISysfs sysfs, Iommufd iommufd, DeviceDescription device,
+        List<AssignedDevice> assigned, List<IommufdContainer> containers)
+    {
+        string folder = VfioDiscovery.GetPciFolder(device.Host);
+        string? driver = VfioDiscovery.FindDriver(sysfs, folder);
+        try
+        {
+            VfioDevice opened = VfioDevice.OpenFolder(kernel, sysfs, folder, device.Name);
+            IommufdContainer container;
+            try
+            {
+                container = IommufdContainer.Create(iommufd);
+            }
+            catch
+            {
+                opened.Dispose();
+                throw;
+            }
+
+            containers.Add(container);
+            AssignedDevice one = AssignedDevice.Assign(opened, container, device.DirtyTracking);
+            assigned.Add(one);
+            return new DeviceCheck(device.Name, device.Host, driver, null)
+            {
+                IommuTracks = one.Attachment.HasIommuTracking,
+                IommuReason = one.Attachment.NoTrackingReason,
+                HasDeviceLog = TrackerChoice.HasDeviceLog(one.Device),
+                Abilities = one.Migratable is null ? $"none ({one.MigrationLack})" : one.MigrationAbilities.ToString(),
+                Tracker = one.Tracker,
+            };
+        }
+        catch (KernelException failure)
+        {
+            // The device is closed again; the others are looked at all the same.
+            return new DeviceCheck(device.Name, device.Host, driver, failure.Message);
+        }
+    }
+
+    private static string Explain(bool ready, List<DeviceCheck> checks, MigrationBlocker[] blockers)
+    {
+        if (ready)
+            return checks.Count == 1 ? "the device can migrate live" : $"all {checks.Count} devices can migrate live";
+        if (checks.Count == 0)
+            return "no device here is bound to a VFIO driver; bind one (driverctl set-override 0000:01:00.0 vfio-pci) or name a machine file";
+        if (blockers.Length > 0)
+            return blockers[0].Cause + (blockers.Length > 1 ? $" ({blockers.Length - 1} more above)" : "");
+        return $"{checks.Count(check => check.Problem is not null)} of {checks.Count} devices could not be looked at";
+    }
+}

@@ -1,0 +1,76 @@
+using Tidemark.Vfio;
+
+namespace Tidemark.Machine.Assignment;
+
+/// <summary>Why a machine can not migrate.</summary>
+public enum MigrationBlockerKind
+{
+    /// <summary>The device's driver can not save it.</summary>
+    NoMigration,
+
+    /// <summary>Several devices, and one could not hold back its DMA to peers while they stop.</summary>
+    NoP2P,
+
+    /// <summary>The user wants the device's own DMA log (<c>on</c>), and it has none.</summary>
+    NoDeviceLog,
+}
+
+/// <summary>One reason why a machine can not migrate, found before anything starts. Each text is one sentence for users.</summary>
+public sealed record MigrationBlocker(
+    MigrationBlockerKind Kind, string Device, string Cause, string Evidence, string Remedy)
+{
+    public override string ToString() => $"{Cause} {Evidence} {Remedy}";
+}
+
+/// <summary>What nobody tracks: no obstacle, but its price is known.</summary>
+/// <param name="BytesPerPass">Guest memory that counts as written in every pass, in bytes.</param>
+public sealed record StatedCost(string Device, ulong BytesPerPass, string Reason)
+{
+    public override string ToString() =>
+        $"{BytesPerPass >> 20} MiB are sent in every pass for {Device}. {Reason}";
+}
+
+/// <summary>Whether a set of devices can migrate together, why not, and at what price.</summary>
+public sealed record MigrationVerdict(
+    IReadOnlyList<MigrationBlocker> Blockers, IReadOnlyList<StatedCost> Costs)
+{
+    public bool CanMigrate => Blockers.Count == 0;
+
+    /// <summary>Judges the devices of one machine as they are now; judge again when one comes or goes.</summary>
+    public static MigrationVerdict Judge(IReadOnlyList<AssignedDevice> devices)
+    {
+        ArgumentNullException.ThrowIfNull(devices);
+        var blockers = new List<MigrationBlocker>();
+        foreach (AssignedDevice device in devices)
+        {
+            if (device.Migratable is null)
+            {
+                blockers.Add(new MigrationBlocker(MigrationBlockerKind.NoMigration, device.Name,
+                    $"{device.Name} can not be migrated.",
+                    $"Its VFIO driver says so: {device.MigrationLack}.",
+                    "Bind it to its vendor's VFIO driver with migration support, or remove it before the migration."));
+            }
+            else if (devices.Count > 1 && !device.HasP2P)
+            {
+                blockers.Add(new MigrationBlocker(MigrationBlockerKind.NoP2P, device.Name,
+                    $"{device.Name} can not be stopped together with the machine's other devices.",
+                    $"There are {devices.Count} devices and this one has no P2P states "
+                    + $"(abilities {device.MigrationAbilities}).",
+                    "Use it as the only device, or a driver that offers VFIO_MIGRATION_P2P."));
+            }
+
+            if (device.LogUse == DeviceLogUse.On && device.Tracker.Kind != TrackerKind.DeviceLog)
+            {
+                blockers.Add(new MigrationBlocker(MigrationBlockerKind.NoDeviceLog, device.Name,
+                    $"{device.Name} must log its own DMA (device-dirty-tracking=on), and can not.",
+                    "VFIO_DEVICE_FEATURE_DMA_LOGGING_START is not among its features.",
+                    "Say device-dirty-tracking=auto."));
+            }
+        }
+
+        StatedCost[] costs = [.. devices
+            .Where(device => device.Tracker.Kind == TrackerKind.Assumed)
+            .Select(device => new StatedCost(device.Name, device.ReachableBytes, device.Tracker.Reason))];
+        return new MigrationVerdict(blockers, costs);
+    }
+}

@@ -1,0 +1,266 @@
+using System.Buffers.Binary;
+using Tidemark.Abi;
+using Tidemark.Kernel;
+using Tidemark.Memory;
+
+namespace Tidemark.Machine.CpuTracking;
+
+/// <summary>
+/// Writes through this process's mapping of guest memory, seen by the kernel: asynchronous write protection of
+/// userfaultfd, read with PAGEMAP_SCAN. Needs Linux 6.7.
+/// </summary>
+/// <remarks>
+/// <code>
+///   off --Start: REGISTER each slot, WRITEPROTECT it--> on --Harvest: PAGEMAP_SCAN finds written pages and protects
+///    ^                                                  |              them again, in one step--> on
+///    '------------ Stop: UNREGISTER each slot ----------'
+///   a page while on:   protected --a write, resolved in the kernel without a message--> written --scan--> protected
+/// </code>
+/// Tracking belongs to the mapping, not to the memory: DMA, and writes through another mapping of the same file, are
+/// invisible here and need a source of their own.
+/// </remarks>
+public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
+{
+    internal const UffdFeatures NeededFeatures =
+        UffdFeatures.WpAsync | UffdFeatures.WpUnpopulated | UffdFeatures.WpHugetlbfsShmem;
+
+    /// <summary>LIMIT: runs of written pages that one call can report; more make more calls.</summary>
+    internal const int RegionCount = 4096;
+
+    /// <summary>LIMIT: the kernel asks to try again only while it changes the mappings, which ends.</summary>
+    private const int MaximumTries = 1000;
+
+    private const int WordsPerRegion = 3;
+
+    private readonly GuestMemory _memory;
+    private readonly KernelFd _userfaultfd;
+    private readonly KernelFd _pagemap;
+    private readonly Mapping _regions;
+    private int _registeredSlots;
+
+    private UserfaultfdDirtySource(GuestMemory memory, KernelFd userfaultfd, KernelFd pagemap, Mapping regions)
+    {
+        _memory = memory;
+        _userfaultfd = userfaultfd;
+        _pagemap = pagemap;
+        _regions = regions;
+    }
+
+    public string Name => "cpu (userfaultfd)";
+
+    public DirtySourceKind Kind => DirtySourceKind.Cpu;
+
+    private IKernel Kernel => _userfaultfd.Kernel;
+
+    /// <summary>
+    /// Makes the source if the kernel can do all that it needs, which is tried out on the first page of guest memory.
+    /// </summary>
+    /// <param name="reason">When null is returned: which call answered what, and which kernel has it. Else
+    /// empty.</param>
+    public static UserfaultfdDirtySource? TryCreate(IKernel kernel, GuestMemory memory, out string reason)
+    {
+        ArgumentNullException.ThrowIfNull(kernel);
+        ArgumentNullException.ThrowIfNull(memory);
+        KernelFd? userfaultfd = UserfaultfdProbe.TryOpen(kernel, NeededFeatures, out string failure);
+        if (userfaultfd is null)
+            return Refuse(kernel, failure, out reason);
+        SyscallResult opened = kernel.Open("/proc/self/pagemap", OpenFlags.ReadOnly | OpenFlags.CloseOnExec);
+        if (!opened.Succeeded)
+        {
+            userfaultfd.Dispose();
+            return Refuse(kernel, $"Opening /proc/self/pagemap answered {opened.Errno}", out reason);
+        }
+
+        var pagemap = new KernelFd(kernel, (int)opened.Value);
+        UserfaultfdDirtySource? source = null;
+        try
+        {
+            var regions = Mapping.CreateAnonymous(kernel, RegionCount * WordsPerRegion * sizeof(ulong));
+            source = new UserfaultfdDirtySource(memory, userfaultfd, pagemap, regions);
+            source.TryOut();
+            reason = "";
+            return source;
+        }
+        catch (KernelException refusal)
+        {
+            // Everything made above is released; tracking is off.
+            source?.Dispose();
+            userfaultfd.Dispose();
+            pagemap.Dispose();
+            return Refuse(kernel, $"{refusal.Operation} answered {refusal.Errno}", out reason);
+        }
+    }
+
+    /// <inheritdoc/>
+    /// <exception cref="KernelException">The kernel refused; every slot registered by this call is unregistered
+    /// again.</exception>
+    public void Start()
+    {
+        if (_registeredSlots != 0)
+            throw new InvalidOperationException("Tracking of processor writes is already on.");
+        try
+        {
+            foreach (MemorySlot slot in _memory.Slots)
+            {
+                Register(slot.Host.Value, slot.ByteLength);
+                _registeredSlots++;
+                Protect(slot.Host.Value, slot.ByteLength);
+            }
+        }
+        catch (KernelException)
+        {
+            // Off as before: unregistering lifts the protection of what was protected.
+            TryStop();
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Stop()
+    {
+        KernelException? first = TryStop();
+        if (first is not null)
+            throw first;
+    }
+
+    /// <inheritdoc/>
+    public void Harvest(PageBitmap pages)
+    {
+        ArgumentNullException.ThrowIfNull(pages);
+        if (_registeredSlots == 0 && _memory.Slots.Count != 0)
+            throw new InvalidOperationException("Tracking of processor writes is off.");
+        foreach (MemorySlot slot in _memory.Slots)
+            Scan(slot.Host.Value, slot.ByteLength, slot.FirstPage, pages);
+    }
+
+    /// <summary>
+    /// Ends tracking, also when the kernel has objections, and releases the descriptors. Never throws.
+    /// </summary>
+    public void Dispose()
+    {
+        // The kernel drops every registration with the descriptor, so a failure here leaves nothing behind.
+        TryStop();
+        _userfaultfd.Dispose();
+        _pagemap.Dispose();
+        _regions.Dispose();
+    }
+
+    private static UserfaultfdDirtySource? Refuse(IKernel kernel, string failure, out string reason)
+    {
+        reason = $"{failure}; tracking processor writes in the kernel needs Linux 6.7 or newer with userfaultfd"
+            + $" (this is {kernel.Identity})";
+        return null;
+    }
+
+    /// <summary>The whole cycle on one page: a kernel may have the handshake and lack, or forbid, the rest.</summary>
+    private void TryOut()
+    {
+        if (_memory.Slots.Count == 0)
+            return;
+        ulong address = _memory.Slots[0].Host.Value;
+        Register(address, GuestPage.Size);
+        try
+        {
+            Protect(address, GuestPage.Size);
+            var found = new PageBitmap(1);
+            Scan(address, GuestPage.Size, firstPage: 0, found);
+        }
+        finally
+        {
+            Unregister(address, GuestPage.Size);
+        }
+    }
+
+    private void Register(ulong address, ulong byteLength)
+    {
+        var register = UffdioRegister.Create(
+            new UffdioRange { Start = address, Len = byteLength }, UffdioRegisterMode.Wp);
+        Kernel.Ioctl(_userfaultfd, ref register)
+            .ThrowIfFailed($"UFFDIO_REGISTER of 0x{address:x} with 0x{byteLength:x} bytes");
+    }
+
+    private void Protect(ulong address, ulong byteLength)
+    {
+        for (int tries = 1; ; tries++)
+        {
+            var protect = UffdioWriteprotect.Create(
+                new UffdioRange { Start = address, Len = byteLength }, UffdioWriteprotectMode.Wp);
+            SyscallResult result = Kernel.Ioctl(_userfaultfd, ref protect);
+            if (result.Errno is Errno.EAGAIN or Errno.EINTR && tries < MaximumTries)
+                continue;
+            result.ThrowIfFailed($"UFFDIO_WRITEPROTECT of 0x{address:x} with 0x{byteLength:x} bytes");
+            return;
+        }
+    }
+
+    /// <summary>Unregisters one range, which also lifts its protection.</summary>
+    private SyscallResult Unregister(ulong address, ulong byteLength)
+    {
+        // struct uffdio_range
+        Span<byte> range = stackalloc byte[2 * sizeof(ulong)];
+        BinaryPrimitives.WriteUInt64LittleEndian(range, address);
+        BinaryPrimitives.WriteUInt64LittleEndian(range[sizeof(ulong)..], byteLength);
+        return Kernel.Ioctl(_userfaultfd.Number, UserfaultfdRequests.Unregister.Value, range);
+    }
+
+    private KernelException? TryStop()
+    {
+        KernelException? first = null;
+        for (; _registeredSlots > 0; _registeredSlots--)
+        {
+            MemorySlot slot = _memory.Slots[_registeredSlots - 1];
+            SyscallResult result = Unregister(slot.Host.Value, slot.ByteLength);
+            if (!result.Succeeded)
+            {
+                first ??= new KernelException(
+                    $"UFFDIO_UNREGISTER of {slot.Host} with 0x{slot.ByteLength:x} bytes", result.Errno);
+            }
+        }
+
+        return first;
+    }
+
+    private void Scan(ulong address, ulong byteLength, ulong firstPage, PageBitmap pages)
+    {
+        ulong end = address + byteLength;
+        ulong at = address;
+        while (at < end)
+        {
+            var scan = PagemapScanArgument.Create(
+                at, end, PagemapScanFlags.WpMatching | PagemapScanFlags.CheckWpAsync,
+                _regions.Address.Value, RegionCount);
+            // UAPI: asked for exactly "written" and nothing else, the kernel reports every entry that is not protected,
+            // absent ones included: a page that was written and then reclaimed by the kernel has no entry.
+            scan.CategoryMask = PageCategories.Written;
+            scan.ReturnMask = PageCategories.Written;
+            SyscallResult result = Kernel.Ioctl(_pagemap, ref scan);
+            if (!result.Succeeded || result.Value > RegionCount || scan.WalkEnd <= at || scan.WalkEnd > end)
+            {
+                // The kernel may have protected pages again that it then did not report: all it could have met are
+                // dirty.
+                pages.SetRange(firstPage + PagesBetween(address, at), PagesBetween(at, end));
+                throw new KernelException(
+                    $"PAGEMAP_SCAN of 0x{at:x}-0x{end - 1:x}", result.Succeeded ? Errno.EPROTO : result.Errno);
+            }
+
+            Collect((int)result.Value, address, at, end, firstPage, pages);
+            at = scan.WalkEnd;
+        }
+    }
+
+    private void Collect(int count, ulong address, ulong from, ulong end, ulong firstPage, PageBitmap pages)
+    {
+        ReadOnlySpan<ulong> words = _regions.Words(count * WordsPerRegion);
+        for (int index = 0; index < words.Length; index += WordsPerRegion)
+        {
+            ulong start = words[index];
+            ulong past = words[index + 1];
+            Invariant.Require(
+                start >= from && past > start && past <= end,
+                $"PAGEMAP_SCAN of 0x{from:x}-0x{end - 1:x} reported 0x{start:x}-0x{past:x}.");
+            pages.SetRange(firstPage + PagesBetween(address, start), PagesBetween(start, past));
+        }
+    }
+
+    private static ulong PagesBetween(ulong from, ulong to) => (to - from) >> GuestPage.Shift;
+}

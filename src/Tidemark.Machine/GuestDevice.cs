@@ -1,0 +1,92 @@
+using Tidemark.Machine.Assignment;
+using Tidemark.Machine.Description;
+using Tidemark.Machine.Nvme;
+using Tidemark.Memory;
+using Tidemark.Vfio;
+
+namespace Tidemark.Machine;
+
+/// <summary>One device of a machine together with the part of the workload that drives it.</summary>
+/// <remarks>
+/// The driver's queues lie at the start of the device's arena, its data buffers fill the rest, so that DMA reaches all of
+/// it. Owns driver and reader, not the assigned device.
+/// </remarks>
+public sealed class GuestDevice : IDisposable
+{
+    private const uint QueueEntries = 64;
+
+    private readonly VfioNvmeHardware _hardware;
+    private readonly NvmeDriver _driver;
+    private readonly FileExpectedContent _expected;
+
+    /// <exception cref="Kernel.KernelException">The device is no NVMe controller that can be driven.</exception>
+    /// <exception cref="IOException">The disk's file can not be read.</exception>
+    internal GuestDevice(
+        DeviceDescription description, AssignedDevice assigned, GuestMemory memory,
+        (GuestPhysicalAddress Start, ulong ByteLength) arena, SoftDeviceDescription disk, int seed)
+    {
+        Assigned = assigned;
+        HostAddress = description.Host;
+        DiskBytes = (ulong)new FileInfo(disk.Disk).Length;
+        ulong queueBytes = NvmeDriver.RequiredArenaBytes(QueueEntries);
+        _hardware = new VfioNvmeHardware(assigned.Device);
+        _driver = new NvmeDriver(
+            _hardware, memory, assigned.Device.Kernel, new NvmeDriverOptions(arena.Start, queueBytes) { QueueEntries = QueueEntries });
+        _expected = new FileExpectedContent(disk.Disk);
+        Workload = new NvmeWorkload(
+            _driver, memory, _expected,
+            new NvmeWorkloadOptions(
+                description.Name, new GuestPhysicalAddress(arena.Start.Value + queueBytes), arena.ByteLength - queueBytes)
+            {
+                Depth = description.QueueDepth,
+                BlockBytes = (int)description.BlockBytes,
+                RateLimit = description.ReadBytesPerSecond,
+                Seed = (ulong)seed,
+                WritePercent = disk.Mode == DiskMode.Overlay ? 10 : 0,
+            });
+    }
+
+    public string Name => Assigned.Name;
+
+    public string HostAddress { get; }
+
+    public AssignedDevice Assigned { get; }
+
+    public TrackerChoice Tracker => Assigned.Tracker;
+
+    public ulong DiskBytes { get; }
+
+    public NvmeWorkload Workload { get; }
+
+    /// <summary>Why its reader ended by itself, or null.</summary>
+    public string? Failure => Workload.Failure?.Message;
+
+    /// <summary>Sets the controller up and reads.</summary>
+    public void StartFresh()
+    {
+        _driver.Initialize();
+        Workload.Start();
+    }
+
+    public void Pause() => Workload.Pause();
+
+    public void Resume() => Workload.Resume();
+
+    /// <summary>The driver's and the reader's state, while paused.</summary>
+    public byte[] Save() => Workload.SaveState();
+
+    /// <summary>Takes a state; the controller has its own already.</summary>
+    public void Load(byte[] state) => Workload.RestoreState(state);
+
+    /// <summary>Reads on from a loaded state.</summary>
+    public void Start() => Workload.Start();
+
+    public void Dispose()
+    {
+        Workload.Dispose();
+        // The controller must forget its commands before their memory goes: closing the device, which follows, resets it.
+        _driver.Dispose();
+        _hardware.Dispose();
+        _expected.Dispose();
+    }
+}

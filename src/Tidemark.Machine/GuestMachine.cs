@@ -1,0 +1,205 @@
+using Tidemark.Abi;
+using Tidemark.Iommu;
+using Tidemark.Kernel;
+using Tidemark.Machine.Assignment;
+using Tidemark.Machine.CpuTracking;
+using Tidemark.Machine.Description;
+using Tidemark.Machine.Hosting;
+using Tidemark.Machine.Workload;
+using Tidemark.Memory;
+using Tidemark.Migration;
+using Tidemark.Vfio;
+
+namespace Tidemark.Machine;
+
+/// <summary>
+/// A machine: guest memory, assigned devices with their trackers, and a workload in place of processors. The engine sees it
+/// as a source or a destination.
+/// </summary>
+/// <remarks>
+/// <code>
+/// Assemble --StartFresh--> Running --StopWorkload--> quiet --ResumeWorkload--> Running        (source)
+///    '--(engine fills memory and parts)--Start--> Running                                     (destination)
+/// </code>
+/// Assembly order is the kernel's: memory file, iommufd, devices bound and attached (auto domains), memory mapped, trackers.
+/// <see cref="Dispose"/> undoes it in reverse.
+/// </remarks>
+public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposable
+{
+    private static readonly TimeSpan DiskWait = TimeSpan.FromSeconds(10);
+
+    private readonly MachineDescription _description;
+    private readonly IKernel _kernel;
+    private readonly ISysfs _sysfs;
+    private readonly MemoryLayout _layout;
+    private readonly Stack<IDisposable> _owned = new();
+    private readonly List<GuestDevice> _devices = [];
+    private readonly GuestMemoryFile _memoryFile;
+    private readonly DiskLocks _disks;
+    private readonly GuestWorkload _workload;
+    private bool _disposed;
+
+    private GuestMachine(MachineDescription description, IKernel kernel, ISysfs sysfs, GuestMachineFaults faults)
+    {
+        _description = description;
+        _kernel = kernel;
+        _sysfs = sysfs;
+        _layout = MemoryLayout.Plan(description);
+        try
+        {
+            _memoryFile = Own(GuestMemoryFile.Create(kernel, _layout, description.Prefault));
+            _disks = Own(new DiskLocks(description.SoftHost));
+            AssignDevices();
+            CpuTracking = Own(CpuDirtyTracking.Choose(kernel, Memory));
+            DirtyTracker = CreateTracker(faults);
+            Verdict = MigrationVerdict.Judge([.. _devices.Select(device => device.Assigned)]);
+            _workload = Own(new GuestWorkload(Memory, _layout, description.Workload, _devices));
+            Parts = [.. _devices.Select(device => device.Assigned.Migratable).OfType<IMigratable>(), _workload];
+            Description = MachineIdentity.Describe(description, [.. _devices.Select(device => device.DiskBytes)]);
+        }
+        catch
+        {
+            // Whatever was taken before the failure is given back in reverse.
+            Dispose();
+            throw;
+        }
+    }
+
+    public KernelIdentity KernelIdentity => _kernel.Identity;
+
+    public GuestMemory Memory => _memoryFile.Memory;
+
+    public DirtyTracker DirtyTracker { get; }
+
+    public CpuDirtyTracking CpuTracking { get; }
+
+    public IReadOnlyList<GuestDevice> Devices => _devices;
+
+    public CpuWriter Processor => _workload.Processor;
+
+    /// <summary>Whether the devices can move together, why not, and at what price.</summary>
+    public MigrationVerdict Verdict { get; }
+
+    public IReadOnlyList<IMigratable> Parts { get; }
+
+    public ReadOnlyMemory<byte> Description { get; }
+
+    /// <summary>Why part of the workload ended by itself, or null.</summary>
+    public string? WorkloadFailure => _workload.Failure;
+
+    /// <exception cref="KernelException">A step was refused; nothing is left behind.</exception>
+    public static GuestMachine Assemble(
+        MachineDescription description, IKernel kernel, ISysfs sysfs, GuestMachineFaults faults = GuestMachineFaults.None)
+    {
+        ArgumentNullException.ThrowIfNull(description);
+        return new GuestMachine(description, kernel, sysfs, faults);
+    }
+
+    /// <summary>Fills memory, sets the devices up and runs.</summary>
+    public void StartFresh(CancellationToken cancellation)
+    {
+        MemoryFill.Fill(Memory, _layout.FillBytes, _description.Workload.Seed, cancellation);
+        _workload.StartFresh();
+    }
+
+    public void StopWorkload() => _workload.Pause();
+
+    public void ResumeWorkload() => _workload.Resume();
+
+    public IReadOnlyList<string> FindRunners()
+    {
+        var runners = new List<string>(_workload.FindRunners());
+        foreach (GuestDevice device in _devices)
+        {
+            VfioDeviceMigState state = device.Assigned.GetMigrationState();
+            if (state is not (VfioDeviceMigState.Stop or VfioDeviceMigState.StopCopy))
+                runners.Add($"{device.Name} is {state}");
+        }
+
+        return runners;
+    }
+
+    public void FlushDisks()
+    {
+        // A stopped device has written everything: its Stop returns when its data is in stable storage.
+    }
+
+    public void ReleaseDisks() => _disks.Release();
+
+    public void AcquireDisks() => _disks.Acquire(DiskWait);
+
+    public IReadOnlyList<string> FindObstacles(ReadOnlyMemory<byte> sourceDescription) =>
+    [
+        .. MachineIdentity.FindDifferences(Description, sourceDescription),
+        .. HostLimits.FindShortages(_sysfs, Memory.ByteLength, _description.Prefault, channels: 64),
+        .. _disks.FindObstacles(),
+        .. Verdict.Blockers.Select(blocker => blocker.ToString()),
+    ];
+
+    public void Start()
+    {
+        foreach (IMigratable part in Parts)
+            part.Start();
+    }
+
+    public void Dispose()
+    {
+        if (_disposed)
+            return;
+        _disposed = true;
+        while (_owned.TryPop(out IDisposable? owned))
+            owned.Dispose();
+    }
+
+    private T Own<T>(T item)
+        where T : IDisposable
+    {
+        _owned.Push(item);
+        return item;
+    }
+
+    private void AssignDevices()
+    {
+        if (_description.Devices.Count == 0)
+            return;
+        Iommufd iommufd = Own(Iommufd.Open(_kernel));
+        IommufdContainer? shared = null;
+        for (int index = 0; index < _description.Devices.Count; index++)
+        {
+            DeviceDescription device = _description.Devices[index];
+            IommufdContainer container = device.Isolated
+                ? Own(IommufdContainer.Create(iommufd))
+                : shared ??= Own(IommufdContainer.Create(iommufd));
+            VfioDevice opened = VfioDevice.OpenFolder(
+                _kernel, _sysfs, VfioDiscovery.GetPciFolder(device.Host), device.Name);
+            AssignedDevice assigned = Own(AssignedDevice.Assign(opened, container, device.DirtyTracking));
+            _devices.Add(Own(new GuestDevice(device, assigned, Memory, _layout.Arenas[index], FindDisk(device), _description.Workload.Seed + index)));
+        }
+
+        // Devices first, then memory: so the mappings are checked against what the devices can reach.
+        shared?.MapMemory(Memory, _memoryFile.File);
+        for (int index = 0; index < _devices.Count; index++)
+        {
+            (GuestPhysicalAddress start, ulong byteLength) = _layout.Arenas[index];
+            if (_description.Devices[index].Isolated)
+                _devices[index].Assigned.Container.MapWindow(Memory, start, byteLength, _memoryFile.File);
+        }
+    }
+
+    private SoftDeviceDescription FindDisk(DeviceDescription device) =>
+        _description.SoftHost?.Devices.FirstOrDefault(soft => soft.Address == device.Host)
+        ?? throw new KernelException(
+            $"Setting up the workload of {device.Name}", Errno.EOPNOTSUPP,
+            "The workload compares what it reads with a file: the machine file needs a softHost that names the disk of this device.");
+
+    private DirtyTracker CreateTracker(GuestMachineFaults faults)
+    {
+        AssignmentTracking devices = Own(AssignmentTracking.Create(_kernel, [.. _devices.Select(device => device.Assigned)]));
+        IEnumerable<IDirtySource> sources = [CpuTracking.Source, .. devices.Sources];
+        if ((faults & GuestMachineFaults.DropCpuSource) != 0)
+            sources = sources.Where(source => source.Kind != DirtySourceKind.Cpu);
+        if ((faults & GuestMachineFaults.DropIommuSource) != 0)
+            sources = sources.Where(source => source.Kind != DirtySourceKind.Iommu);
+        return new DirtyTracker(Memory.SpanPages, [.. sources]);
+    }
+}

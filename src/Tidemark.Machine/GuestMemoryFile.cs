@@ -1,0 +1,81 @@
+using Tidemark.Kernel;
+using Tidemark.Machine.Description;
+using Tidemark.Memory;
+
+namespace Tidemark.Machine;
+
+/// <summary>Guest memory: one memfd, mapped slot by slot. Owns both.</summary>
+public sealed class GuestMemoryFile : IDisposable
+{
+    private readonly List<Mapping> _mappings;
+
+    private GuestMemoryFile(KernelFd file, GuestMemory memory, List<Mapping> mappings)
+    {
+        File = file;
+        Memory = memory;
+        _mappings = mappings;
+    }
+
+    public KernelFd File { get; }
+
+    public GuestMemory Memory { get; }
+
+    /// <exception cref="KernelException">There is not that much memory to be had; nothing is left behind.</exception>
+    public static GuestMemoryFile Create(IKernel kernel, MemoryLayout layout, bool prefault)
+    {
+        ArgumentNullException.ThrowIfNull(kernel);
+        ArgumentNullException.ThrowIfNull(layout);
+        ulong total = layout.Slots.Aggregate(0UL, (sum, slot) => sum + slot.ByteLength);
+        var file = new KernelFd(kernel, (int)kernel.MemfdCreate("tidemark-guest", MemfdFlags.CloseOnExec)
+            .ThrowIfFailed("Creating the guest's memory file").Value);
+        var mappings = new List<Mapping>();
+        try
+        {
+            SyscallResult sized = kernel.Ftruncate(file.Number, total);
+            if (!sized.Succeeded)
+            {
+                throw new KernelException(
+                    $"Sizing the guest's memory file to {ByteSize.Format(total)}", sized.Errno,
+                    "The limit for files (ulimit -f) or the memory of this host is smaller.");
+            }
+
+            var slots = new List<MemorySlot>();
+            ulong offset = 0;
+            foreach ((GuestPhysicalAddress start, ulong byteLength) in layout.Slots)
+            {
+                Mapping mapping = Mapping.CreateShared(
+                    file, byteLength, offset, MemoryProtection.Read | MemoryProtection.Write, MapFlags.NoReserve);
+                mappings.Add(mapping);
+                if (prefault)
+                    Populate(kernel, mapping);
+                slots.Add(new MemorySlot(start, byteLength, mapping.Address, offset));
+                offset += byteLength;
+            }
+
+            return new GuestMemoryFile(file, new GuestMemory(slots), mappings);
+        }
+        catch
+        {
+            mappings.ForEach(mapping => mapping.Dispose());
+            file.Dispose();
+            throw;
+        }
+    }
+
+    public void Dispose()
+    {
+        _mappings.ForEach(mapping => mapping.Dispose());
+        File.Dispose();
+    }
+
+    private static void Populate(IKernel kernel, Mapping mapping)
+    {
+        SyscallResult populated = kernel.Madvise(mapping.Address.Value, mapping.ByteLength, MemoryAdvice.PopulateWrite);
+        if (!populated.Succeeded)
+        {
+            throw new KernelException(
+                $"Prefaulting {ByteSize.Format(mapping.ByteLength)} of guest memory", populated.Errno,
+                "Leave \"prefault\" out, or give the host more memory.");
+        }
+    }
+}

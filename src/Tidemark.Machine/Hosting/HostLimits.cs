@@ -1,0 +1,73 @@
+using System.Globalization;
+using Tidemark.Kernel;
+using Tidemark.Machine.Description;
+
+namespace Tidemark.Machine.Hosting;
+
+/// <summary>
+/// What this host must have left for a machine to arrive, looked at before pass 0: afterwards it would be found by a
+/// process that is killed. Memory that is mapped for DMA and device descriptors are no estimate: both exist already when
+/// the machine waits.
+/// </summary>
+public static class HostLimits
+{
+    /// <summary>LIMIT: descriptors that a migration needs beside its channels (listener, state streams, log).</summary>
+    private const ulong SpareDescriptors = 16;
+
+    /// <summary>Sentences for users; empty when all is well or nothing can be found out.</summary>
+    public static IReadOnlyList<string> FindShortages(ISysfs sysfs, ulong memoryBytes, bool memoryIsTouched, int channels)
+    {
+        ArgumentNullException.ThrowIfNull(sysfs);
+        var shortages = new List<string>();
+        if (!memoryIsTouched && ReadAvailableMemory(sysfs) is { } available && available < memoryBytes)
+        {
+            shortages.Add(
+                $"The host has {ByteSize.Format(available)} of memory available and the machine needs {ByteSize.Format(memoryBytes)}. Free memory there, or choose another host.");
+        }
+
+        if (ReadLimit(sysfs, "Max open files") is { } limit)
+        {
+            ulong open = (ulong)sysfs.List("/proc/self/fd").Count;
+            ulong needed = open + (ulong)channels + SpareDescriptors;
+            if (needed > limit)
+            {
+                shortages.Add(
+                    $"The receiver may open {limit} files, has {open} open and needs {needed}. Raise the limit there (ulimit -n {needed + 64}).");
+            }
+        }
+
+        return shortages;
+    }
+
+    private static ulong? ReadAvailableMemory(ISysfs sysfs)
+    {
+        ulong? available = null;
+        if (sysfs.TryReadText("/proc/meminfo", out string? text))
+        {
+            string? line = text.Split('\n').FirstOrDefault(line => line.StartsWith("MemAvailable:", StringComparison.Ordinal));
+            if (line is not null && ulong.TryParse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], CultureInfo.InvariantCulture, out ulong kib))
+                available = kib << 10;
+        }
+
+        // A control group may allow less than the host has.
+        if (sysfs.TryReadText("/sys/fs/cgroup/memory.max", out string? maximum)
+            && ulong.TryParse(maximum, CultureInfo.InvariantCulture, out ulong bound)
+            && sysfs.TryReadText("/sys/fs/cgroup/memory.current", out string? current)
+            && ulong.TryParse(current, CultureInfo.InvariantCulture, out ulong used))
+        {
+            ulong left = bound > used ? bound - used : 0;
+            available = Math.Min(available ?? left, left);
+        }
+
+        return available;
+    }
+
+    private static ulong? ReadLimit(ISysfs sysfs, string name)
+    {
+        if (!sysfs.TryReadText("/proc/self/limits", out string? text))
+            return null;
+        string? line = text.Split('\n').FirstOrDefault(line => line.StartsWith(name, StringComparison.Ordinal));
+        string? soft = line?[name.Length..].Split(' ', StringSplitOptions.RemoveEmptyEntries).FirstOrDefault();
+        return ulong.TryParse(soft, CultureInfo.InvariantCulture, out ulong value) ? value : null;
+    }
+}

@@ -1,0 +1,112 @@
+using System.Buffers;
+using System.Text.Json;
+using Tidemark.Machine.Description;
+
+namespace Tidemark.Machine.Hosting;
+
+/// <summary>
+/// What both sides of a migration must agree on, as JSON: memory layout, workload and devices. Where a device lies on its
+/// host, how it is tracked and where its disk's file is may differ.
+/// </summary>
+public static class MachineIdentity
+{
+    private const int Version = 1;
+
+    public static ReadOnlyMemory<byte> Describe(MachineDescription machine, IReadOnlyList<ulong> diskBytes)
+    {
+        ArgumentNullException.ThrowIfNull(machine);
+        ArgumentNullException.ThrowIfNull(diskBytes);
+        var buffer = new ArrayBufferWriter<byte>();
+        using var json = new Utf8JsonWriter(buffer);
+        json.WriteStartObject();
+        json.WriteNumber("version", Version);
+        json.WriteNumber("memoryBytes", machine.MemoryBytes);
+        json.WriteNumber("cpuWorkingSetBytes", machine.Workload.CpuWorkingSetBytes);
+        json.WriteStartArray("devices");
+        for (int index = 0; index < machine.Devices.Count; index++)
+        {
+            DeviceDescription device = machine.Devices[index];
+            json.WriteStartObject();
+            json.WriteString("name", device.Name);
+            json.WriteString("kind", "nvme");
+            json.WriteNumber("arenaBytes", device.ArenaBytes);
+            json.WriteNumber("blockBytes", device.BlockBytes);
+            json.WriteNumber("queueDepth", device.QueueDepth);
+            json.WriteBoolean("isolated", device.Isolated);
+            json.WriteNumber("diskBytes", diskBytes[index]);
+            json.WriteEndObject();
+        }
+
+        json.WriteEndArray();
+        json.WriteEndObject();
+        json.Flush();
+        return buffer.WrittenMemory;
+    }
+
+    /// <summary>How the source's description differs from ours; sentences for users, empty when equal.</summary>
+    public static IReadOnlyList<string> FindDifferences(ReadOnlyMemory<byte> ours, ReadOnlyMemory<byte> theirs)
+    {
+        JsonDocument source;
+        try
+        {
+            source = JsonDocument.Parse(theirs, new JsonDocumentOptions { MaxDepth = 8 });
+        }
+        catch (JsonException)
+        {
+            // A peer that sends this is no Tidemark of ours.
+            return ["The source's machine description is not readable."];
+        }
+
+        using (source)
+        using (JsonDocument here = JsonDocument.Parse(ours))
+        {
+            var differences = new List<string>();
+            Compare("machine", here.RootElement, source.RootElement, differences);
+            return differences;
+        }
+    }
+
+    private static void Compare(string path, JsonElement here, JsonElement there, List<string> differences)
+    {
+        // LIMIT: a machine that differs everywhere is another machine; a dozen examples say so.
+        if (differences.Count >= 12)
+            return;
+        if (here.ValueKind != there.ValueKind)
+        {
+            differences.Add($"{path} is of another kind at the source.");
+            return;
+        }
+
+        switch (here.ValueKind)
+        {
+            case JsonValueKind.Object:
+                foreach (JsonProperty property in here.EnumerateObject())
+                {
+                    if (there.TryGetProperty(property.Name, out JsonElement other))
+                        Compare($"{path}.{property.Name}", property.Value, other, differences);
+                    else
+                        differences.Add($"{path}.{property.Name} is missing at the source.");
+                }
+
+                foreach (JsonProperty property in there.EnumerateObject().Where(property => !here.TryGetProperty(property.Name, out _)))
+                    differences.Add($"{path}.{property.Name} is not known here.");
+                break;
+            case JsonValueKind.Array:
+                if (here.GetArrayLength() != there.GetArrayLength())
+                {
+                    differences.Add($"{path}: {there.GetArrayLength()} at the source, {here.GetArrayLength()} here.");
+                    return;
+                }
+
+                for (int index = 0; index < here.GetArrayLength(); index++)
+                    Compare($"{path}[{index}]", here[index], there[index], differences);
+                break;
+            default:
+                if (here.GetRawText() != there.GetRawText())
+                    differences.Add($"{path} is {Shorten(there.GetRawText())} at the source and {Shorten(here.GetRawText())} here.");
+                break;
+        }
+    }
+
+    private static string Shorten(string text) => text.Length <= 40 ? text : text[..37] + "...";
+}

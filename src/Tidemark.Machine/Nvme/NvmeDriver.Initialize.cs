@@ -1,0 +1,201 @@
+using System.Buffers.Binary;
+using System.Diagnostics;
+using Tidemark.Memory;
+using Tidemark.Nvme;
+
+namespace Tidemark.Machine.Nvme;
+
+/// <summary>From reset to the first I/O queue. NVM Express 1.4 section 7.6.1.</summary>
+public sealed partial class NvmeDriver
+{
+    private GuestPhysicalAddress IdentifyPage => ArenaAt(2 * GuestPage.Size);
+
+    /// <summary>
+    /// Resets the controller and brings it up: bus master, admin queue, identify, one I/O queue pair, interrupts.
+    /// </summary>
+    /// <exception cref="NvmeException">The controller is none, lacks something, fails, or is not ready in the time it promises.</exception>
+    public void Initialize()
+    {
+        Array.Clear(_outstanding);
+        OutstandingCount = 0;
+        EnableFunction();
+        var capabilities = new ControllerCapabilities(_hardware.ReadRegister64(NvmeRegister.Capabilities));
+        if (capabilities.Value == ulong.MaxValue || !capabilities.HasNvmCommandSet || capabilities.MinimumPageShift > GuestPage.Shift)
+            throw new NvmeException($"The function is no NVMe controller this driver can run: CAP is 0x{capabilities.Value:x}.");
+        if (capabilities.MaximumQueueEntries < _options.QueueEntries)
+            throw new NvmeException(
+                $"NVMe queues of {_options.QueueEntries} entries exceed the controller's {capabilities.MaximumQueueEntries}.");
+        _hardware.WriteRegister32(NvmeRegister.Configuration, 0);
+        WaitForReady(ready: false, capabilities.ReadyTimeout);
+        StartAdminQueue(capabilities);
+        IdentifyAll();
+        Execute(new SubmissionEntry
+        {
+            Opcode = (byte)AdminOpcode.SetFeatures,
+            Dword10 = (uint)FeatureId.NumberOfQueues,
+        }, "Setting the number of queues");
+        // Vectors before the queue that uses them.
+        _interrupts.Connect(_hardware);
+        CreateIOQueues(capabilities);
+    }
+
+    /// <summary>Tells the controller to make everything durable and waits until it has. It is then disabled.</summary>
+    public void Shutdown()
+    {
+        var capabilities = new ControllerCapabilities(_hardware.ReadRegister64(NvmeRegister.Capabilities));
+        var configuration = new ControllerConfiguration(_hardware.ReadRegister32(NvmeRegister.Configuration));
+        _hardware.WriteRegister32(NvmeRegister.Configuration, configuration.WithNormalShutdown().Value);
+        WaitForStatus(
+            status => (status.Value & ControllerStatus.ShutdownMask) == ControllerStatus.ShutdownComplete,
+            "shut down", capabilities.ReadyTimeout);
+        _hardware.WriteRegister32(NvmeRegister.Configuration, 0);
+        WaitForReady(ready: false, capabilities.ReadyTimeout);
+        _hardware.DisableInterrupts();
+    }
+
+    private void EnableFunction()
+    {
+        Span<byte> command = stackalloc byte[sizeof(ushort)];
+        _hardware.ReadConfig(NvmePci.CommandOffset, command);
+        ushort value = BinaryPrimitives.ReadUInt16LittleEndian(command);
+        value |= NvmePci.CommandMemory | NvmePci.CommandBusMaster | NvmePci.CommandInterruptDisable;
+        BinaryPrimitives.WriteUInt16LittleEndian(command, value);
+        _hardware.WriteConfig(NvmePci.CommandOffset, command);
+    }
+
+    private void WaitForReady(bool ready, TimeSpan timeout) =>
+        WaitForStatus(status => status.Ready == ready, ready ? "become ready" : "stop", timeout);
+
+    private void WaitForStatus(Func<ControllerStatus, bool> reached, string what, TimeSpan timeout)
+    {
+        long start = Stopwatch.GetTimestamp();
+        SpinWait spinner = default;
+        while (true)
+        {
+            var status = new ControllerStatus(_hardware.ReadRegister32(NvmeRegister.Status));
+            if (reached(status))
+                return;
+            if (status.Fatal || Stopwatch.GetElapsedTime(start) > timeout)
+                throw new NvmeException(
+                    $"The NVMe controller did not {what} within {timeout.TotalSeconds} s: CSTS is 0x{status.Value:x}.");
+            spinner.SpinOnce();
+        }
+    }
+
+    private void StartAdminQueue(ControllerCapabilities capabilities)
+    {
+        _admin = CreateAdminPair(capabilities.DoorbellStrideBytes);
+        _admin.Clear();
+        _hardware.WriteRegister32(
+            NvmeRegister.AdminQueueAttributes, AdminQueueAttributes.Create(AdminEntries, AdminEntries).Value);
+        _hardware.WriteRegister64(NvmeRegister.AdminSubmissionQueue, _admin.Submission.Value + _options.IovaOffset);
+        _hardware.WriteRegister64(NvmeRegister.AdminCompletionQueue, _admin.Completion.Value + _options.IovaOffset);
+        _hardware.WriteRegister32(NvmeRegister.Configuration, ControllerConfiguration.Usual.Value);
+        WaitForReady(ready: true, capabilities.ReadyTimeout);
+    }
+
+    private NvmeQueuePair CreateAdminPair(uint doorbellStride) =>
+        new(_hardware, _memory, id: 0, AdminEntries, doorbellStride)
+        {
+            Submission = ArenaAt(0),
+            Completion = ArenaAt(GuestPage.Size),
+        };
+
+    private void IdentifyAll()
+    {
+        byte[] data = new byte[IdentifyController.ByteLength];
+        Identify(IdentifyStructure.Controller, namespaceId: 0, data);
+        IdentifyController controller = IdentifyController.Parse(data);
+        SerialNumber = controller.SerialNumber;
+        ModelNumber = controller.ModelNumber;
+        Identify(IdentifyStructure.Namespace, namespaceId: 1, data);
+        IdentifyNamespace space = IdentifyNamespace.Parse(data);
+        if (space.BlockCount == 0 || space.BlockShift is < 9 or > 16 || space.BlockCount > ulong.MaxValue >> 16)
+            throw new NvmeException(
+                $"NVMe controller {SerialNumber} has no usable namespace 1: 0x{space.BlockCount:x} blocks of 2^{space.BlockShift} bytes.");
+        uint limit = OwnTransferLimit;
+        if (controller.MaximumTransferShift is > 0 and < 12)
+            limit = Math.Min(limit, (uint)PrpGeometry.PageByteLength << controller.MaximumTransferShift);
+        _namespace = new NvmeNamespaceInfo(
+            space.BlockCount, 1u << space.BlockShift, limit, space.WriteProtected, SubmissionQueueInController: false);
+    }
+
+    private void Identify(IdentifyStructure structure, uint namespaceId, Span<byte> into)
+    {
+        Execute(new SubmissionEntry
+        {
+            Opcode = (byte)AdminOpcode.Identify,
+            NamespaceId = namespaceId,
+            Prp1 = IdentifyPage.Value + _options.IovaOffset,
+            Dword10 = (uint)structure,
+        }, $"Identify {structure}");
+        _memory.Read(IdentifyPage, into);
+    }
+
+    private void CreateIOQueues(ControllerCapabilities capabilities)
+    {
+        ulong? controllerMemory = _options.UseControllerMemory ? EnableControllerMemory(capabilities) : null;
+        _io = new NvmeQueuePair(_hardware, _memory, IOQueue, _options.QueueEntries, capabilities.DoorbellStrideBytes)
+        {
+            Submission = IOSubmission,
+            Completion = IOCompletion,
+            ControllerMemoryOffset = controllerMemory,
+        };
+        _io.Clear();
+        _namespace = Namespace with { SubmissionQueueInController = controllerMemory is not null };
+        Execute(new SubmissionEntry
+        {
+            Opcode = (byte)AdminOpcode.CreateCompletionQueue,
+            Prp1 = IOCompletion.Value + _options.IovaOffset,
+            Dword10 = (_options.QueueEntries - 1) << 16 | IOQueue,
+            Dword11 = 1u << 16 | 2 | 1, // Vector 1, interrupts enabled, contiguous.
+        }, "Creating the I/O completion queue");
+        Execute(new SubmissionEntry
+        {
+            Opcode = (byte)AdminOpcode.CreateSubmissionQueue,
+            Prp1 = controllerMemory is null ? IOSubmission.Value + _options.IovaOffset : _options.ControllerMemoryAddress,
+            Dword10 = (_options.QueueEntries - 1) << 16 | IOQueue,
+            Dword11 = (uint)IOQueue << 16 | 1, // Its completion queue, contiguous.
+        }, "Creating the I/O submission queue");
+    }
+
+    /// <summary>Offset in BAR0 of memory for the submission queue, or null when the controller offers none that is enough.</summary>
+    private ulong? EnableControllerMemory(ControllerCapabilities capabilities)
+    {
+        if (!capabilities.HasControllerMemory)
+            return null;
+        _hardware.WriteRegister64(NvmeRegister.ControllerMemorySpace, ControllerMemorySpace.RegistersOnly.Value);
+        var location = new ControllerMemoryLocation(_hardware.ReadRegister32(NvmeRegister.ControllerMemoryLocation));
+        var size = new ControllerMemorySize(_hardware.ReadRegister32(NvmeRegister.ControllerMemorySize));
+        ulong needed = _options.QueueEntries * (ulong)SubmissionEntry.ByteLength;
+        if (location.Bar != 0 || !size.AllowsSubmissionQueues || size.ByteLength < needed)
+            return null;
+        _hardware.WriteRegister64(
+            NvmeRegister.ControllerMemorySpace, ControllerMemorySpace.Create(_options.ControllerMemoryAddress).Value);
+        return location.OffsetUnits * size.UnitBytes;
+    }
+
+    /// <summary>One admin command, waited for.</summary>
+    private void Execute(SubmissionEntry entry, string what)
+    {
+        NvmeQueuePair admin = _admin ?? throw NotReady();
+        ushort id = _nextAdminCommand;
+        _nextAdminCommand = (ushort)((id + 1) & 0xfff);
+        admin.Submit(entry with { CommandId = id });
+        long start = Stopwatch.GetTimestamp();
+        SpinWait spinner = default;
+        CompletionEntry completion;
+        while (!admin.TryTake(out completion))
+        {
+            var status = new ControllerStatus(_hardware.ReadRegister32(NvmeRegister.Status));
+            if (status.Fatal || Stopwatch.GetElapsedTime(start) > _options.CommandTimeout)
+                throw new NvmeException($"{what} had no answer from the NVMe controller: CSTS is 0x{status.Value:x}.");
+            spinner.SpinOnce();
+        }
+
+        if (completion.CommandId != id)
+            throw new NvmeException($"{what} was answered for command 0x{completion.CommandId:x} instead of 0x{id:x}.");
+        if (!completion.Status.Succeeded)
+            throw new NvmeException($"{what} failed with NVMe status {completion.Status}.");
+    }
+}

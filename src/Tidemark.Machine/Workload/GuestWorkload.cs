@@ -1,0 +1,197 @@
+using Tidemark.Machine.Description;
+using Tidemark.Memory;
+using Tidemark.Migration;
+
+namespace Tidemark.Machine.Workload;
+
+/// <summary>
+/// What stands in for the guest's processors: a writer to memory and one reader for each device. As a part of the machine
+/// its state moves last, when it stands still, and it goes on where it stopped.
+/// </summary>
+internal sealed class GuestWorkload : IMigratable, IDisposable
+{
+    private const uint Mark = 0x4B57_4D54;
+    private const uint Version = 1;
+
+    /// <summary>LIMIT: ledger of a working set of 1 GiB, and the drivers' queues.</summary>
+    private const int MaximumStateBytes = 16 << 20;
+
+    private readonly IReadOnlyList<GuestDevice> _devices;
+    private readonly MemoryStream _incoming = new();
+    private byte[]? _outgoing;
+    private int _outgoingRead;
+    private bool _started;
+    private bool _paused;
+    private ulong _beatsAtPause;
+
+    public GuestWorkload(
+        GuestMemory memory, MemoryLayout layout, WorkloadDescription description, IReadOnlyList<GuestDevice> devices)
+    {
+        _devices = devices;
+        Processor = new CpuWriter(memory, layout.WorkingSet, layout.Heartbeat, description.CpuBytesPerSecond, description.Seed);
+    }
+
+    public string Name => "workload";
+
+    public CpuWriter Processor { get; }
+
+    /// <summary>Why a part of it ended by itself, or null.</summary>
+    public string? Failure
+    {
+        get
+        {
+            if (Processor.Failure is { } failure)
+                return $"The processor's writer ended: {failure.Message}";
+            foreach (GuestDevice device in _devices)
+            {
+                if (device.Failure is { } cause)
+                    return $"The reader of {device.Name} ended: {cause}";
+            }
+
+            return null;
+        }
+    }
+
+    public void StartFresh()
+    {
+        foreach (GuestDevice device in _devices)
+            device.StartFresh();
+        Processor.Start();
+        _started = true;
+    }
+
+    public void Pause()
+    {
+        Processor.Pause();
+        foreach (GuestDevice device in _devices)
+            device.Pause();
+        _paused = true;
+        _beatsAtPause = Processor.Beats;
+    }
+
+    public void Resume()
+    {
+        _paused = false;
+        foreach (GuestDevice device in _devices)
+            device.Resume();
+        Processor.Resume();
+    }
+
+    /// <summary>What runs, or has run since <see cref="Pause"/>, although nothing may.</summary>
+    public IEnumerable<string> FindRunners()
+    {
+        if (!_paused)
+            yield return "the workload was resumed";
+        else if (Processor.Beats != _beatsAtPause)
+            yield return "the processor has written since it was stopped";
+        if (_paused && Processor.IsRunning)
+            yield return "the processor runs";
+    }
+
+    public void BeginSave()
+    {
+        // Processors have no state to send while they run.
+        _outgoing = null;
+        _outgoingRead = 0;
+    }
+
+    public StateEstimate Estimate() => new(0, 0, (ulong)(_outgoing?.Length ?? SaveEstimate()));
+
+    public int ReadState(Span<byte> buffer)
+    {
+        if (!_paused)
+            return 0;
+        _outgoing ??= Save();
+        int length = Math.Min(buffer.Length, _outgoing.Length - _outgoingRead);
+        _outgoing.AsSpan(_outgoingRead, length).CopyTo(buffer);
+        _outgoingRead += length;
+        return length;
+    }
+
+    public void EnterP2P()
+    {
+        // Processors have stopped before devices hold back their DMA.
+    }
+
+    public void Stop() => Invariant.Require(_paused, "The workload is asked for its final state while it runs.");
+
+    public void EndSave() => _outgoing = null;
+
+    public void Recover()
+    {
+        _outgoing = null;
+        _outgoingRead = 0;
+        // ResumeWorkload follows, after the devices run.
+    }
+
+    public void BeginLoad() => _incoming.SetLength(0);
+
+    public void WriteState(ReadOnlySpan<byte> bytes)
+    {
+        if (_incoming.Length + bytes.Length > MaximumStateBytes)
+            throw new InvalidDataException("The workload's state is longer than any machine's could be.");
+        _incoming.Write(bytes);
+    }
+
+    public void EndLoad()
+    {
+        try
+        {
+            using var reader = new BinaryReader(new MemoryStream(_incoming.ToArray()));
+            if (reader.ReadUInt32() != Mark || reader.ReadUInt32() != Version)
+                throw new InvalidDataException("The workload's state is of another version.");
+            Processor.Load(reader);
+            if (reader.ReadInt32() != _devices.Count)
+                throw new InvalidDataException("The workload's state is for another number of devices.");
+            foreach (GuestDevice device in _devices)
+            {
+                int length = reader.ReadInt32();
+                if (length < 0 || length > MaximumStateBytes)
+                    throw new InvalidDataException($"The driver state of {device.Name} has an impossible length.");
+                device.Load(reader.ReadBytes(length));
+            }
+        }
+        catch (EndOfStreamException failure)
+        {
+            // Nothing runs yet; the engine refuses the migration.
+            throw new InvalidDataException("The workload's state is cut short.", failure);
+        }
+    }
+
+    public void Start()
+    {
+        foreach (GuestDevice device in _devices)
+            device.Start();
+        Processor.Start();
+        _started = true;
+    }
+
+    public void Dispose()
+    {
+        if (_started && _paused)
+            Resume();
+        Processor.Dispose();
+        _incoming.Dispose();
+    }
+
+    private static int SaveEstimate() => 64 << 10;
+
+    private byte[] Save()
+    {
+        using var stream = new MemoryStream();
+        using var writer = new BinaryWriter(stream);
+        writer.Write(Mark);
+        writer.Write(Version);
+        Processor.Save(writer);
+        writer.Write(_devices.Count);
+        foreach (GuestDevice device in _devices)
+        {
+            byte[] state = device.Save();
+            writer.Write(state.Length);
+            writer.Write(state);
+        }
+
+        writer.Flush();
+        return stream.ToArray();
+    }
+}

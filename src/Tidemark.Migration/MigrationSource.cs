@@ -1,0 +1,68 @@
+using Tidemark.Migration.Stream;
+
+namespace Tidemark.Migration;
+
+/// <summary>Moves a running machine to a destination.</summary>
+/// <remarks>
+/// One control connection and <see cref="MigrationOptions.Channels"/> connections with pages; format in Stream/.
+/// <code>
+///        source                                                    destination
+/// Connect     preamble (versions, token) --------->
+///             &lt;--------------------------------- preamble            another version, not Tidemark: end
+/// Negotiate   Hello (description, slots, channels) ->
+///             &lt;-------------- Accept | Refuse (reasons)
+///             page connections, preambles with the token -->
+///             &lt;---------------------------------- Ready              all channels there, parts take state
+/// Track       tracking on, parts begin to save
+/// Precopy     PassBegin n; on each channel Pages, ZeroPages, PassEnd ->
+///             PartState (what parts say while they run) ------>
+///             &lt;------------------- PassAck on each channel           only now is the lease of pass n committed,
+///             harvest, estimate, and again                            and only then do pages of pass n+1 leave
+/// Switchover  SwitchoverBegin; workload stops, P2P, devices stop, final harvest, last pass,
+///             PartState..., PartEnd for each part, AllSent, disks flushed -------->
+///             &lt;---------------------------- StateLoaded
+/// Verify      HashRequest --->  &lt;--- Hashes... (both sides hash at the same time)
+/// Commit      nothing runs here any more?   Commit ---------------->  point of no return
+///             disks released                                         takes the disks, starts
+///             &lt;------------------------------ Committed
+/// Done
+///
+/// before Commit:  Abort | Cancel from either side, or a lost connection -> devices run, then the workload; Failed, Cancelled
+/// after Commit:   no Committed -> StateUnknown, the source stays stopped
+/// </code>
+/// Both sides ping on the control connection once a second, so that a long harvest or verification is not taken for death.
+/// </remarks>
+public sealed class MigrationSource
+{
+    private readonly ISourceMachine _machine;
+    private readonly IConnector _connector;
+    private readonly MigrationOptions _options;
+    private readonly IMigrationObserver _observer;
+    private readonly TimeProvider _time;
+
+    /// <exception cref="ArgumentOutOfRangeException">An option is outside its range.</exception>
+    public MigrationSource(
+        ISourceMachine machine, IConnector connector, MigrationOptions options, IMigrationObserver observer, TimeProvider time)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        ArgumentOutOfRangeException.ThrowIfLessThan(options.Channels, 1, nameof(options));
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(options.Channels, FrameLimits.MaximumChannels, nameof(options));
+        ArgumentOutOfRangeException.ThrowIfLessThan(options.MaximumPasses, 1, nameof(options));
+        _machine = machine;
+        _connector = connector;
+        _options = options;
+        _observer = observer;
+        _time = time;
+    }
+
+    /// <summary>
+    /// Moves the machine. Never throws for what the peer, the network or a part of the machine does: there is always an
+    /// outcome, and it says on which side the machine runs.
+    /// </summary>
+    /// <param name="cancel">Gives up within about a second, at any time before Commit; ignored afterwards.</param>
+    public MigrationOutcome Run(CancellationToken cancel)
+    {
+        using var run = new SourceRun(_machine, _connector, _options, _observer, _time, cancel);
+        return run.Execute();
+    }
+}

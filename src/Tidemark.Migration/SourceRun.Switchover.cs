@@ -1,0 +1,190 @@
+using Tidemark.Memory;
+using Tidemark.Migration.Stream;
+
+namespace Tidemark.Migration;
+
+/// <remarks>
+/// The stop order. Each arrow is one mark of the downtime clock:
+/// <code>
+/// workload stops -> all parts enter P2P, then all parts stop -> final harvest -> last pages acknowledged
+///   -> parts' state to the end -> disks flushed -> destination has loaded -> [verification, not counted]
+///   -> nothing has run since? Commit, disks released, Committed
+/// </code>
+/// No harvest before the last writer is quiet counts as final.
+/// </remarks>
+internal sealed partial class SourceRun
+{
+    private readonly DowntimeClock _downtime;
+
+    private void Switchover()
+    {
+        Begin(MigrationPhase.Switchover);
+        DirtyLease carried = _carried ?? throw new InvariantException("The switchover needs the last harvest of precopy.");
+        // Allocated here and not while the machine stands still.
+        var pages = new PageBitmap(carried.Pages.PageCount);
+        pages.Or(carried.Pages);
+        Link.Writer.Send(FrameType.SwitchoverBegin, default);
+        DirtyLease? early = null;
+        if ((_options.Faults & MigrationFaults.EarlyFinalHarvest) != 0)
+        {
+            early = Harvest();
+            // The fault is only one if somebody writes in between.
+            _cancel.WaitHandle.WaitOne(50);
+        }
+
+        StopMachine();
+        DirtyLease final = early ?? Harvest();
+        pages.Or(final.Pages);
+        _downtime.Mark("final harvest");
+        PassReport pass = RunPass(
+            _passes.Count, pages, pages.CountSet(), Sum(carried.BySource, final.BySource), final: true);
+        carried.Commit();
+        final.Commit();
+        _leases.Clear();
+        _downtime.Mark("last pages");
+        SendStateToItsEnd(pass.Index + 1);
+        EndPass(pass);
+    }
+
+    private void StopMachine()
+    {
+        _cancel.ThrowIfCancellationRequested();
+        Link.ThrowIfFaulted();
+        _stopCalled = true;
+        _downtime.Start();
+        try
+        {
+            _machine.StopWorkload();
+        }
+        catch (Exception failure)
+        {
+            throw new MigrationFailedException($"The workload could not be stopped: {failure.Message}", inner: failure);
+        }
+
+        _downtime.Mark("stop workload");
+        foreach (IMigratable part in _machine.Parts)
+            Do(part, "stop talking to its peers", migratable => migratable.EnterP2P());
+        foreach (IMigratable part in _machine.Parts)
+            Do(part, "stop", migratable => migratable.Stop());
+        _downtime.Mark("stop devices");
+        _cancel.ThrowIfCancellationRequested();
+    }
+
+    private void SendStateToItsEnd(int passes)
+    {
+        foreach (PartStream part in _parts)
+        {
+            part.Pump(ulong.MaxValue, _cancel);
+            part.SendEnd();
+        }
+
+        Span<byte> payload = stackalloc byte[16];
+        Messages.WritePair(payload, (ulong)passes, (ulong)_parts.Count);
+        Link.Writer.Send(FrameType.AllSent, payload);
+        _downtime.Mark("device state");
+        try
+        {
+            _machine.FlushDisks();
+        }
+        catch (Exception failure)
+        {
+            throw new MigrationFailedException($"The disks could not be flushed: {failure.Message}", inner: failure);
+        }
+
+        _downtime.Mark("flush disks");
+        Link.Expect(FrameType.StateLoaded, _cancel).Dispose();
+        _downtime.Mark("load at destination");
+    }
+
+    private void CheckStopped()
+    {
+        if ((_options.Faults & MigrationFaults.ResumeBeforeCommit) != 0)
+        {
+            foreach (IMigratable part in _machine.Parts)
+                Do(part, "run again", migratable => migratable.Recover());
+            _machine.ResumeWorkload();
+            _cancel.WaitHandle.WaitOne(20);
+        }
+
+        IReadOnlyList<string> runners = _machine.FindRunners();
+        if (runners.Count > 0)
+        {
+            throw new MigrationFailedException(
+                $"Commit was not sent, because the machine does not stand still: {string.Join(", ", runners)}. Something resumed it after the last pass; what it wrote since is not at the destination.",
+                "stopped-before-commit");
+        }
+    }
+
+    private void Commit()
+    {
+        Begin(MigrationPhase.Commit);
+        Span<byte> payload = stackalloc byte[16];
+        Messages.WritePair(payload, (ulong)_passes.Count, 0);
+        lock (_gate)
+        {
+            // ORDER: a cancel is either seen here, or finds the migration committed and leaves the connections alone.
+            _cancel.ThrowIfCancellationRequested();
+            Link.ThrowIfFaulted();
+            _committed = true;
+        }
+
+        Link.Writer.Send(FrameType.Commit, payload);
+        try
+        {
+            _machine.ReleaseDisks();
+        }
+        catch (Exception failure)
+        {
+            // The destination will say whether it got them; this side can no longer go back.
+            Decided($"The disks could not be released: {failure.Message}");
+        }
+
+        Link.Expect(FrameType.Committed, CancellationToken.None).Dispose();
+        _downtime.Mark("commit and start");
+    }
+
+    private void WarnOfLateCancel()
+    {
+        if (_cancel.IsCancellationRequested)
+            Decided("The migration was cancelled after Commit had been sent: too late, the cancel is ignored.");
+    }
+
+    /// <summary>The destination runs; what is left here is tidied away, and can change nothing any more.</summary>
+    private void Finish()
+    {
+        WarnOfLateCancel();
+        Close();
+        foreach (IMigratable part in _machine.Parts)
+            Tidy($"The part {part.Name} could not end saving", part.EndSave);
+        Tidy("Dirty tracking could not be ended in order", _machine.DirtyTracker.Stop);
+        _tracking = false;
+        Begin(MigrationPhase.Done);
+
+        void Tidy(string problem, Action action)
+        {
+            try
+            {
+                action();
+            }
+            catch (Exception failure)
+            {
+                // The machine has moved; the leftover is reported and goes away with this process.
+                Decided($"{problem}: {failure.Message}");
+            }
+        }
+    }
+
+    private static List<DirtyCount> Sum(IReadOnlyList<DirtyCount> first, IReadOnlyList<DirtyCount> second)
+    {
+        var sums = new List<DirtyCount>(first.Count);
+        for (int index = 0; index < first.Count; index++)
+        {
+            DirtyCount a = first[index];
+            DirtyCount b = second[index];
+            uint[] buckets = [.. a.Buckets.Zip(b.Buckets, (left, right) => left + right)];
+            sums.Add(a with { PageCount = a.PageCount + b.PageCount, Buckets = buckets });
+        }
+
+        return sums;
+    }
+}

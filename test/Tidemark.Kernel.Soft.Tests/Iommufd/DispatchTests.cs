@@ -1,0 +1,190 @@
+using Tidemark.Abi;
+
+namespace Tidemark.Kernel.Soft.Tests.Iommufd;
+
+public sealed class DispatchTests
+{
+    [Theory]
+    [InlineData(0x3B7Fu, 64, 8u, Errno.ENOTTY)]
+    [InlineData(0x3B96u, 64, 8u, Errno.ENOTTY)]
+    [InlineData(0x3B81u, 0, 0u, Errno.EFAULT)]
+    [InlineData(0x3C81u, 0, 0u, Errno.EFAULT)]
+    [InlineData(0x3C81u, 64, 12u, Errno.ENOTTY)]
+    [InlineData(0xC0043B81u, 64, 12u, Errno.ENOTTY)]
+    [InlineData(0x3B81u, 64, 11u, Errno.EINVAL)]
+    [InlineData(0x3B81u, 8, 12u, Errno.EFAULT)]
+    [InlineData(0x3B81u, 64, 12u, Errno.Success)]
+    [InlineData(0x3B81u, 64, 64u, Errno.Success)]
+    [InlineData(0x3B81u, 64, 65u, Errno.EFAULT)]
+    [InlineData(0x3B81u, 64, uint.MaxValue, Errno.EFAULT)]
+    [InlineData(0x3B90u, 64, 40u, Errno.EOPNOTSUPP)]
+    [InlineData(0x3B90u, 64, 23u, Errno.EINVAL)]
+    [InlineData(0x3B95u, 64, 40u, Errno.EOPNOTSUPP)]
+    public void Requests_are_checked_in_the_kernels_order(uint request, int given, uint size, Errno expected)
+    {
+        using var fixture = new IommufdFixture();
+        byte[] argument = new byte[given];
+        if (given >= 4)
+            BitConverter.TryWriteBytes(argument, size);
+        Assert.Equal(expected, fixture.Kernel.Ioctl(fixture.Fd.Number, request, argument).Errno);
+    }
+
+    [Fact]
+    public void A_tail_that_is_not_zero_is_too_big()
+    {
+        using var fixture = new IommufdFixture();
+        byte[] argument = new byte[64];
+        argument[0] = 64;
+        argument[63] = 1;
+        Assert.Equal(Errno.E2BIG, fixture.Kernel.Ioctl(fixture.Fd.Number, 0x3B81, argument).Errno);
+        argument[63] = 0;
+        Assert.Equal(Errno.Success, fixture.Kernel.Ioctl(fixture.Fd.Number, 0x3B81, argument).Errno);
+        Assert.Equal(1, argument[8]);
+    }
+
+    [Fact]
+    public void A_short_struct_gets_only_its_own_bytes_back()
+    {
+        using var fixture = new IommufdFixture();
+        var device = fixture.Bind();
+        byte[] argument = new byte[40];
+        argument[0] = 32;
+        argument[8] = (byte)device.DeviceId;
+        argument[32] = 0x77;
+        Assert.Equal(Errno.Success, fixture.Kernel.Ioctl(fixture.Fd.Number, 0x3B8A, argument).Errno);
+        Assert.Equal((byte)IommuHwInfoType.IntelVtd, argument[24]);
+        Assert.Equal(0x77, argument[32]);
+        device.Unbind();
+    }
+
+    [Fact]
+    public void Ids_start_at_one_and_are_recycled()
+    {
+        using var fixture = new IommufdFixture();
+        Assert.Equal([1u, 2u, 3u], [fixture.NewIoas(), fixture.NewIoas(), fixture.NewIoas()]);
+        Assert.Equal(Errno.Success, fixture.Destroy(2));
+        Assert.Equal(Errno.ENOENT, fixture.Destroy(2));
+        Assert.Equal(Errno.ENOENT, fixture.Destroy(0));
+        Assert.Equal(Errno.ENOENT, fixture.Destroy(uint.MaxValue));
+        Assert.Equal(2u, fixture.NewIoas());
+    }
+
+    [Fact]
+    public void Busy_objects_are_not_destroyed()
+    {
+        using var fixture = new IommufdFixture();
+        (uint ioas, uint hwpt, var device) = fixture.AttachTracking();
+        Assert.Equal(Errno.EBUSY, fixture.Destroy(ioas));
+        Assert.Equal(Errno.EBUSY, fixture.Destroy(hwpt));
+        Assert.Equal(Errno.EBUSY, fixture.Destroy(device.DeviceId));
+        device.Detach();
+        Assert.Equal(Errno.Success, fixture.Destroy(hwpt));
+        Assert.Equal(Errno.Success, fixture.Destroy(ioas));
+        Assert.Equal(Errno.EBUSY, fixture.Destroy(device.DeviceId));
+        device.Unbind();
+        Assert.Equal(Errno.ENOENT, fixture.Destroy(device.DeviceId));
+    }
+
+    [Fact]
+    public void A_device_keeps_the_context_alive_and_its_dma_going()
+    {
+        using var fixture = new IommufdFixture();
+        (uint ioas, _, var device) = fixture.AttachTracking();
+        Mapping memory = fixture.Memory(4096);
+        Assert.Equal(Errno.Success, fixture.Map(ioas, 0x10000, memory.Address.Value, 4096));
+        fixture.Fd.Dispose();
+        Assert.True(fixture.Port().TryWrite(0x10000, [7]));
+        Assert.NotEqual(0, fixture.Kernel.CountOpen().IommufdObjects);
+        device.Unbind();
+        Assert.False(fixture.Port().TryWrite(0x10000, [8]));
+        Assert.Equal(7, memory.Bytes(0, 1)[0]);
+        memory.Dispose();
+        Assert.Equal(default, fixture.Kernel.CountOpen());
+    }
+
+    [Fact]
+    public void Everything_is_counted_and_returns_to_zero()
+    {
+        using var fixture = new IommufdFixture();
+        Assert.Equal(1, fixture.Kernel.CountOpen().Descriptors);
+        (uint ioas, uint hwpt, var device) = fixture.AttachTracking();
+        Mapping memory = fixture.Memory(5 << 20);
+        Assert.Equal(Errno.Success, fixture.Map(ioas, 0x10000, memory.Address.Value, 4 << 20));
+        SoftKernelUsage usage = fixture.Kernel.CountOpen();
+        Assert.Equal((1, 1, 3, 1024L), (usage.Descriptors, usage.Mappings, usage.IommufdObjects, usage.PinnedPages));
+        Assert.True(usage.TablePages > 3);
+        memory.Dispose();
+        Assert.Equal(1024, fixture.Kernel.CountOpen().PinnedPages);
+        device.Unbind();
+        Assert.Equal(Errno.Success, fixture.Destroy(hwpt));
+        Assert.Equal(0, fixture.Kernel.CountOpen().PinnedPages);
+        Assert.Equal(Errno.Success, fixture.Destroy(ioas));
+        fixture.Fd.Dispose();
+        Assert.Equal(default, fixture.Kernel.CountOpen());
+    }
+
+    [Fact]
+    public void A_group_has_one_owner()
+    {
+        using var fixture = new IommufdFixture();
+        var device = fixture.Bind();
+        Assert.Equal(Errno.Success,
+            ((Soft.Vfio.IVfioHost)fixture.Kernel).FindIommu(fixture.Fd.Number, out Soft.Vfio.IIommuBinder? binder));
+        Assert.Equal(Errno.EPERM, binder!.Bind(fixture.Port(), out _));
+        device.Unbind();
+        fixture.Bind().Unbind();
+    }
+
+    [Fact]
+    public void Random_requests_are_answered_and_never_thrown_at()
+    {
+        int seed = Environment.TickCount;
+        var random = new Random(seed);
+        using var fixture = new IommufdFixture();
+        (uint ioas, _, var device) = fixture.AttachTracking();
+        Mapping memory = fixture.Memory(1 << 20);
+        Assert.Equal(Errno.Success, fixture.Map(ioas, 0x100000, memory.Address.Value, 1 << 20));
+        ulong[] interesting =
+        [
+            0, 1, 2, 3, 4, 4095, 4096, 0x100000, 0x1000, 1 << 20, memory.Address.Value, memory.Address.Value + 8192,
+            ulong.MaxValue, ulong.MaxValue - 4095, 1UL << 48, 1UL << 63, 0xFEE00000,
+        ];
+        uint[] sizes = [0, 8, 12, 16, 24, 32, 40, 48, 64];
+        byte[] argument = new byte[64];
+        long until = System.Diagnostics.Stopwatch.GetTimestamp() + 2 * System.Diagnostics.Stopwatch.Frequency;
+        string last = "";
+        try
+        {
+            while (System.Diagnostics.Stopwatch.GetTimestamp() < until)
+            {
+                Span<ulong> words = System.Runtime.InteropServices.MemoryMarshal.Cast<byte, ulong>(argument.AsSpan());
+                for (int index = 0; index < words.Length; index++)
+                {
+                    words[index] = random.Next(4) switch
+                    {
+                        0 => (ulong)random.NextInt64(),
+                        1 => (uint)random.Next(8) | (ulong)random.Next(8) << 32,
+                        _ => interesting[random.Next(interesting.Length)],
+                    };
+                }
+
+                BitConverter.TryWriteBytes(argument, sizes[random.Next(sizes.Length)]);
+                if (random.Next(3) != 0)
+                    argument.AsSpan(48).Clear();
+                uint request = (uint)(0x3B80 + random.Next(0x17));
+                last = $"0x{request:x} {Convert.ToHexString(argument)}";
+                fixture.Kernel.Ioctl(fixture.Fd.Number, request, argument.AsSpan(0, 8 * random.Next(9)));
+                fixture.Port().TryWrite(interesting[random.Next(interesting.Length)], argument);
+            }
+        }
+        catch (Exception failure)
+        {
+            Assert.Fail($"Seed {seed}, {last}: {failure}");
+        }
+
+        device.Unbind();
+        memory.Dispose();
+        fixture.Fd.Dispose();
+        Assert.Equal(default, fixture.Kernel.CountOpen());
+    }
+}

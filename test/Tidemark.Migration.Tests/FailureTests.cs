@@ -1,0 +1,237 @@
+using System.Diagnostics;
+
+namespace Tidemark.Migration.Tests;
+
+public sealed class FailureTests
+{
+    [Theory]
+    [InlineData("BeginSave")]
+    [InlineData("ReadState")]
+    [InlineData("EnterP2P")]
+    [InlineData("Stop")]
+    public void A_part_that_fails_at_the_source_lets_the_machine_run_on(string member)
+    {
+        using var world = new World();
+        world.Source.Device.FailAt = member;
+        MigrationOutcome outcome = world.Run();
+        Assert.Equal(MigrationResult.Failed, outcome.Result);
+        Assert.Contains("nvme0", outcome.Cause, StringComparison.Ordinal);
+        Assert.Contains("nvme0", world.DestinationOutcome.Cause, StringComparison.Ordinal);
+        world.CheckRunners(outcome);
+    }
+
+    [Theory]
+    [InlineData("BeginLoad")]
+    [InlineData("WriteState")]
+    [InlineData("EndLoad")]
+    public void A_part_that_fails_at_the_destination_lets_the_machine_run_on_and_the_source_knows_why(string member)
+    {
+        using var world = new World();
+        world.Destination.Device.FailAt = member;
+        MigrationOutcome outcome = world.Run();
+        Assert.Equal(MigrationResult.Failed, outcome.Result);
+        Assert.Contains($"{member} failed as planned", outcome.Cause, StringComparison.Ordinal);
+        world.CheckRunners(outcome);
+    }
+
+    [Theory]
+    [InlineData("StopWorkload")]
+    [InlineData("FlushDisks")]
+    public void A_machine_that_fails_lets_the_machine_run_on(string member)
+    {
+        using var world = new World();
+        world.Source.FailAt = member;
+        MigrationOutcome outcome = world.Run();
+        Assert.Equal(MigrationResult.Failed, outcome.Result);
+        world.CheckRunners(outcome);
+    }
+
+    [Fact]
+    public void Devices_run_again_before_the_workload()
+    {
+        using var world = new World();
+        world.Source.FailAt = "FlushDisks";
+        world.Run();
+        Assert.Equal(["FlushDisks", "nvme0.Recover", "workload.Recover", "ResumeWorkload"], world.Source.Journal[^4..]);
+    }
+
+    [Fact]
+    public void A_part_that_can_not_be_brought_back_is_named_and_the_others_run()
+    {
+        using var world = new World();
+        world.Source.FailAt = "FlushDisks";
+        world.Source.Device.FailAt = "Recover";
+        MigrationOutcome outcome = world.Run();
+        Assert.Contains("nvme0 does not run", outcome.Cause, StringComparison.Ordinal);
+        Assert.Equal(FakePartState.Running, world.Source.Processors.State);
+        Assert.True(world.Source.WorkloadRuns);
+    }
+
+    [Theory]
+    [InlineData("AcquireDisks")]
+    [InlineData("Start")]
+    public void After_commit_a_failure_of_the_destination_leaves_both_stopped(string member)
+    {
+        using var world = new World();
+        world.Destination.FailAt = member;
+        MigrationOutcome outcome = world.Run();
+        Assert.Equal(MigrationResult.StateUnknown, outcome.Result);
+        Assert.Equal(MigrationResult.StateUnknown, world.DestinationOutcome.Result);
+        Assert.Contains($"{member} failed as planned", outcome.Cause, StringComparison.Ordinal);
+        Assert.False(world.Source.Runs);
+        Assert.False(world.Destination.Runs);
+    }
+
+    [Fact]
+    public void A_lost_acknowledgement_of_commit_leaves_the_source_stopped()
+    {
+        using var world = new World();
+        world.Destination.OnStart = () =>
+        {
+            foreach ((int connection, FakeConnection source, _) in world.Network.Made)
+            {
+                if (connection == 0)
+                    source.Abort();
+            }
+        };
+        MigrationOutcome outcome = world.Run();
+        Assert.Equal((MigrationResult.StateUnknown, MigrationPhase.Commit), (outcome.Result, outcome.Phase));
+        Assert.False(world.Source.Runs);
+        Assert.Equal(MigrationResult.Completed, world.DestinationOutcome.Result);
+        Assert.True(world.Destination.Runs);
+    }
+
+    [Fact]
+    public void Pages_of_a_pass_that_was_not_acknowledged_are_pending_again()
+    {
+        using var world = new World();
+        int round = 0;
+        world.OnSourceEvent = happened =>
+        {
+            if (happened is not MigrationEvent.Decided)
+                return;
+            world.Source.Fill(50, 5, seed: round++);
+            // The second pass after the full copy: harvested, not acknowledged.
+            if (round == 2)
+                world.Network.Made.Single(made => made.Connection == 1).Destination.Abort();
+        };
+        MigrationOutcome outcome = world.Run();
+        Assert.Equal(MigrationResult.Failed, outcome.Result);
+        Assert.Equal(5ul, world.Source.DirtyTracker.CountPending());
+        world.CheckRunners(outcome);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(3)]
+    public void A_harvest_that_fails_lets_the_machine_run_on(int number)
+    {
+        using var world = new World();
+        world.Source.Dirty.FailHarvest = number;
+        MigrationOutcome outcome = world.Run();
+        Assert.Equal(MigrationResult.Failed, outcome.Result);
+        Assert.Contains("harvest", outcome.Cause, StringComparison.Ordinal);
+        world.CheckRunners(outcome);
+    }
+
+    [Theory]
+    [InlineData(0, true, 300)]
+    [InlineData(0, false, 150)]
+    [InlineData(1, true, 5000)]
+    [InlineData(1, false, 60)]
+    public void A_peer_that_falls_silent_ends_the_migration_on_both_sides(int connection, bool toDestination, long at)
+    {
+        using var world = new World();
+        world.Options = world.Options with { IdleTimeout = TimeSpan.FromMilliseconds(400) };
+        world.DestinationOptions = world.DestinationOptions with { IdleTimeout = TimeSpan.FromMilliseconds(400) };
+        world.Network.Plan(connection, toDestination, new WireFault { HangAt = at });
+        MigrationOutcome outcome = world.Run();
+        Assert.Equal(MigrationResult.Failed, outcome.Result);
+        Assert.Equal(MigrationResult.Failed, world.DestinationOutcome.Result);
+        world.CheckRunners(outcome);
+    }
+
+    [Fact]
+    public void A_machine_that_writes_too_fast_is_not_moved_and_the_message_says_what_to_do()
+    {
+        using var world = new World();
+        world.Options = world.Options with { DowntimeLimit = TimeSpan.FromTicks(1), MaximumPasses = 4 };
+        MigrationOutcome outcome = world.Run();
+        Assert.Equal((MigrationResult.Failed, MigrationPhase.Precopy), (outcome.Result, outcome.Phase));
+        Assert.Contains("raise the downtime limit", outcome.Cause, StringComparison.Ordinal);
+        Assert.Equal(4, outcome.Report.Passes.Count);
+        world.CheckRunners(outcome);
+    }
+
+    [Theory]
+    [InlineData(MigrationPhase.Connect)]
+    [InlineData(MigrationPhase.Negotiate)]
+    [InlineData(MigrationPhase.Track)]
+    [InlineData(MigrationPhase.Precopy)]
+    [InlineData(MigrationPhase.Switchover)]
+    [InlineData(MigrationPhase.Verify)]
+    [InlineData(MigrationPhase.Commit)]
+    public void A_cancel_in_any_phase_before_commit_lets_the_machine_run_on(MigrationPhase phase)
+    {
+        using var world = new World();
+        world.OnSourceEvent = happened =>
+        {
+            if (happened is MigrationEvent.PhaseBegan began && began.Phase == phase)
+                world.CancelSource.Cancel();
+        };
+        MigrationOutcome outcome = world.Run(TimeSpan.FromMilliseconds(500));
+        Assert.Equal(MigrationResult.Cancelled, outcome.Result);
+        Assert.Equal(MigrationResult.Cancelled, world.DestinationOutcome.Result);
+        world.CheckRunners(outcome);
+    }
+
+    [Fact]
+    public void A_cancel_after_commit_is_ignored_and_said_to_be()
+    {
+        using var world = new World();
+        world.Destination.OnStart = world.CancelSource.Cancel;
+        MigrationOutcome outcome = world.Run();
+        Assert.Equal(MigrationResult.Completed, outcome.Result);
+        Assert.Contains(world.SourceEvents.OfType<MigrationEvent.Decided>(),
+            decided => decided.Text.Contains("too late", StringComparison.Ordinal));
+    }
+
+    [Theory]
+    [InlineData(0, true, 40)]
+    [InlineData(0, false, 40)]
+    [InlineData(0, false, 100)]
+    [InlineData(1, true, 20)]
+    [InlineData(1, true, 5000)]
+    [InlineData(1, false, 60)]
+    public void A_cancel_gets_through_although_the_peer_hangs(int connection, bool toDestination, long at)
+    {
+        using var world = new World();
+        world.Options = world.Options with { IdleTimeout = TimeSpan.FromMinutes(10) };
+        world.Network.Plan(connection, toDestination, new WireFault { HangAt = at });
+        world.CancelSource.CancelAfter(200);
+        long start = Stopwatch.GetTimestamp();
+        MigrationOutcome outcome = world.Run(TimeSpan.FromMilliseconds(100));
+        Assert.Equal(MigrationResult.Cancelled, outcome.Result);
+        // Not a measurement: the alternative is the idle timeout of ten minutes.
+        Assert.True(Stopwatch.GetElapsedTime(start) < TimeSpan.FromMinutes(1));
+        world.CheckRunners(outcome);
+    }
+
+    [Fact]
+    public void A_cancel_at_the_destination_lets_the_machine_run_on()
+    {
+        using var world = new World();
+        world.OnSourceEvent = happened =>
+        {
+            if (happened is MigrationEvent.PhaseBegan { Phase: MigrationPhase.Switchover })
+                world.CancelDestination.Cancel();
+        };
+        using var never = new ManualResetEventSlim();
+        world.Destination.Device.BlockAt = ("EndLoad", never);
+        world.CancelDestination.Token.Register(never.Set);
+        MigrationOutcome outcome = world.Run();
+        Assert.Equal((MigrationResult.Cancelled, MigrationResult.Cancelled), (outcome.Result, world.DestinationOutcome.Result));
+        world.CheckRunners(outcome);
+    }
+}

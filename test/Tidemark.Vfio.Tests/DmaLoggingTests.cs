@@ -1,0 +1,178 @@
+using System.Buffers.Binary;
+using Tidemark.Abi;
+using Tidemark.Iommu;
+using Tidemark.Kernel;
+using Tidemark.Machine.Assignment;
+using Tidemark.Memory;
+
+namespace Tidemark.Vfio.Tests;
+
+/// <summary>A device's own log: ranges, start, report, stop.</summary>
+public sealed class DmaLoggingTests : IDisposable
+{
+    private readonly ScriptedKernel _kernel = new();
+    private readonly DirtyBuffer _buffer;
+    private readonly DmaLogging _log;
+    private readonly Ioas _ioas;
+
+    public DmaLoggingTests()
+    {
+        _buffer = DirtyBuffer.Create(_kernel);
+        _log = new DmaLogging(VfioDevice.FromFd(new KernelFd(_kernel, 20, owned: false), "nvme1"));
+        _kernel.ExpectIoasAlloc(1);
+        _ioas = _kernel.OpenIommufd().AllocateIoas();
+    }
+
+    public void Dispose() => _buffer.Dispose();
+
+    [Fact]
+    public void Ranges_that_touch_are_joined_and_order_does_not_matter()
+    {
+        IReadOnlyList<IovaRange> fitted = LoggedRanges.Fit(
+            [Range(0x4000, 0x1000), Range(0, 0x1000), Range(0x1000, 0x1000)], 0x1000, 256, out ulong excess);
+        Assert.Equal([Range(0, 0x2000), Range(0x4000, 0x1000)], fitted);
+        Assert.Equal(0UL, excess);
+    }
+
+    [Fact]
+    public void Too_many_ranges_are_merged_across_the_smallest_gaps_and_the_excess_is_stated()
+    {
+        IReadOnlyList<IovaRange> fitted = LoggedRanges.Fit(
+            [Range(0, 0x1000), Range(0x3000, 0x1000), Range(0x10000, 0x1000), Range(0x12000, 0x1000)],
+            0x1000, 2, out ulong excess);
+        Assert.Equal([Range(0, 0x4000), Range(0x10000, 0x3000)], fitted);
+        Assert.Equal(0x3000UL, excess);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(3)]
+    [InlineData(7)]
+    public void Whatever_the_limit_nothing_asked_for_is_left_out(int limit)
+    {
+        var random = new Random(20261122);
+        for (int round = 0; round < 200; round++)
+        {
+            IovaRange[] wanted = [.. Enumerable.Range(0, random.Next(1, 12)).Select(_ => Range(
+                (ulong)random.Next(0, 400) << 12, (ulong)random.Next(1, 9) << 12))];
+            IReadOnlyList<IovaRange> fitted = LoggedRanges.Fit(wanted, 0x1000, limit, out ulong excess);
+
+            HashSet<ulong> wantedPages = [.. wanted.SelectMany(Pages)];
+            ulong[] fittedPages = [.. fitted.SelectMany(Pages)];
+            Assert.True(fitted.Count <= limit);
+            Assert.Equal(fittedPages.Length, fittedPages.Distinct().Count());
+            Assert.Superset(wantedPages, fittedPages.ToHashSet());
+            Assert.Equal((ulong)(fittedPages.Length - wantedPages.Count) << 12, excess);
+        }
+    }
+
+    [Fact]
+    public void Start_hands_over_the_ranges_and_keeps_the_page_size_the_device_chose()
+    {
+        ExpectStart([(0UL, 0x2000UL), (0x8000, 0x1000)], answerPageSize: 0x2000);
+        _log.Start([Range(0, 0x2000), Range(0x8000, 0x1000)]);
+        Assert.True(_log.IsStarted);
+        Assert.Equal(0x2000UL, _log.DevicePageSize);
+        Assert.Equal(1, _kernel.LiveMappings);
+        Assert.Throws<InvalidOperationException>(() => _log.Start([Range(0, 0x1000)]));
+    }
+
+    [Fact]
+    public void A_refused_start_is_off()
+    {
+        ExpectStart([(0UL, 0x2000UL)], 0, Errno.EOPNOTSUPP);
+        Assert.Throws<KernelException>(() => _log.Start([Range(0, 0x2000)]));
+        Assert.False(_log.IsStarted);
+        _log.Stop();
+        Assert.Equal(0, _kernel.Remaining);
+    }
+
+    [Fact]
+    public void A_range_up_to_the_top_of_the_address_space_is_refused_before_the_device_sees_it() =>
+        Assert.Equal(Errno.EOVERFLOW, Assert.Throws<KernelException>(
+            () => _log.Start([new IovaRange(new Iova(0), new Iova(ulong.MaxValue))])).Errno);
+
+    [Fact]
+    public void A_source_logs_what_is_mapped_and_reports_it_by_guest_page()
+    {
+        var source = new DeviceLogDirtySource("nvme1", _log, _ioas, _buffer);
+        Map(0x10_0000, 0x4000, guest: 0x2000);
+        ExpectStart([(0x10_0000UL, 0x4000UL)], 0x1000);
+        source.Start();
+        ExpectReport(0x10_0000, 0x4000, Errno.Success, 0, 3);
+        var pages = new PageBitmap(16);
+        source.Harvest(pages);
+        Assert.Equal(0b10_0100UL, pages.Words[0]);
+        _kernel.ExpectFeature(
+            VfioDeviceFeatureIndex.DmaLoggingStop, VfioDeviceFeatureFlags.Set, (_, _) => Errno.EIO);
+        Assert.Throws<KernelException>(source.Stop);
+        source.Stop();
+        Assert.Equal(0, _kernel.Remaining);
+    }
+
+    [Fact]
+    public void Memory_mapped_after_the_start_counts_as_written_as_a_whole()
+    {
+        var source = new DeviceLogDirtySource("nvme1", _log, _ioas, _buffer);
+        Map(0, 0x1000, guest: 0);
+        ExpectStart([(0UL, 0x1000UL)], 0x1000);
+        source.Start();
+        Map(0x4000, 0x2000, guest: 0x4000);
+        ExpectReport(0, 0x1000, Errno.Success);
+        var pages = new PageBitmap(16);
+        source.Harvest(pages);
+        Assert.Equal(0b11_0000UL, pages.Words[0]);
+    }
+
+    [Fact]
+    public void A_failing_report_keeps_what_the_device_gave()
+    {
+        Map(0, 0x4000, guest: 0);
+        ExpectReport(0, 0x4000, Errno.EIO, 2);
+        var pages = new PageBitmap(16);
+        Assert.Throws<KernelException>(() => _log.Report(_ioas.Areas[0], _buffer, pages));
+        Assert.True(pages[2]);
+    }
+
+    private static IovaRange Range(ulong first, ulong length) => IovaRange.FromLength(new Iova(first), length);
+
+    private static IEnumerable<ulong> Pages(IovaRange range)
+    {
+        for (ulong page = range.First.Value >> 12; page <= range.Last.Value >> 12; page++)
+            yield return page;
+    }
+
+    private void Map(ulong iova, ulong length, ulong guest)
+    {
+        _kernel.ExpectMap(iova);
+        _ioas.Map(new Iova(iova), new HostAddress(0x1000), length, DmaAccess.ReadWrite, new GuestPhysicalAddress(guest));
+    }
+
+    private unsafe void ExpectStart((ulong, ulong)[] ranges, ulong answerPageSize, Errno errno = Errno.Success) =>
+        _kernel.ExpectFeature(VfioDeviceFeatureIndex.DmaLoggingStart, VfioDeviceFeatureFlags.Set, (_, payload) =>
+        {
+            Assert.Equal(24, payload.Length);
+            Assert.Equal(0x1000UL, payload.Read64(0));
+            Assert.Equal(ranges.Length, payload.Read32(8));
+            var list = (ulong*)payload.Read64(16);
+            foreach ((ulong first, ulong length) in ranges)
+            {
+                Assert.Equal(first, *list++);
+                Assert.Equal(length, *list++);
+            }
+
+            BinaryPrimitives.WriteUInt64LittleEndian(payload, answerPageSize);
+            return errno;
+        });
+
+    private void ExpectReport(ulong iova, ulong length, Errno errno, params ulong[] pages) =>
+        _kernel.ExpectFeature(VfioDeviceFeatureIndex.DmaLoggingReport, VfioDeviceFeatureFlags.Get, (_, payload) =>
+        {
+            Assert.Equal(32, payload.Length);
+            Assert.Equal(iova, payload.Read64(0));
+            Assert.Equal(length, payload.Read64(8));
+            Assert.Equal(0x1000UL, payload.Read64(16));
+            Script.SetBits(payload.Read64(24), pages);
+            return errno;
+        });
+}

@@ -167,9 +167,7 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         for (int index = 0; index < _description.Devices.Count; index++)
         {
             DeviceDescription device = _description.Devices[index];
-            IommufdContainer container = device.Isolated
-                ? Own(IommufdContainer.Create(iommufd))
-                : shared ??= Own(IommufdContainer.Create(iommufd));
+            IommufdContainer container = device.Isolated ? CreateContainer(iommufd) : shared ??= CreateContainer(iommufd);
             VfioDevice opened = VfioDevice.OpenFolder(
                 _kernel, _sysfs, VfioDiscovery.GetPciFolder(device.Host), device.Name);
             AssignedDevice assigned = Own(AssignedDevice.Assign(opened, container, device.DirtyTracking));
@@ -184,6 +182,18 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
             if (_description.Devices[index].Isolated)
                 _devices[index].Assigned.Container.MapWindow(Memory, start, byteLength, _memoryFile.File);
         }
+    }
+
+    /// <summary>
+    /// A leaf of the page table is one dirty unit, and leaves are not split when tracking starts: with huge leaves one
+    /// small write costs 2 MiB or more in each pass. So base pages unless the file asks for huge ones.
+    /// </summary>
+    private IommufdContainer CreateContainer(Iommufd iommufd)
+    {
+        IommufdContainer container = Own(IommufdContainer.Create(iommufd));
+        if (!_description.HugePages)
+            container.Ioas.SetHugePages(false);
+        return container;
     }
 
     private SoftDeviceDescription FindDisk(DeviceDescription device) =>

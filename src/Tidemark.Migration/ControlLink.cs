@@ -120,7 +120,9 @@ internal sealed class ControlLink : IDisposable
             throw frame.Reader.Bad($"{type} is due here");
     }
 
-    /// <summary>Tells the peer why this side gives up, if that can be done within the limit. Nothing is sent afterwards.</summary>
+    /// <summary>
+    /// Tells the peer why this side gives up, if that can be done within the limit. Nothing is sent afterwards.
+    /// </summary>
     public bool SayLast(FrameType type, string reason, TimeSpan limit)
     {
         _connection.IdleTimeout = limit;
@@ -140,7 +142,8 @@ internal sealed class ControlLink : IDisposable
     }
 
     /// <summary>
-    /// Waits until the peer has closed, because what was sent has then been read; or has given up by itself, because then
+    /// Waits until the peer has closed, because what was sent has then been read; or has given up by itself, because
+    /// then
     /// it does not matter.
     /// </summary>
     public void AwaitPeerEnd(TimeSpan limit)

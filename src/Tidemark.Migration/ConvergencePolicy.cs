@@ -36,7 +36,9 @@ internal static class ConvergencePolicy
     /// <summary>Passes before the stop: the full copy, and one that shows how fast the machine writes.</summary>
     public const int LeastPasses = 2;
 
-    /// <summary>Stands for what is not measured before: stopping, two round trips, starting at the destination.</summary>
+    /// <summary>
+    /// Stands for what is not measured before: stopping, two round trips, starting at the destination.
+    /// </summary>
     public static readonly TimeSpan FixedCost = TimeSpan.FromMilliseconds(10);
 
     /// <summary>A page on the wire: its content and its share of tables and headers.</summary>
@@ -56,9 +58,12 @@ internal static class ConvergencePolicy
         bool shrinks = facts.DirtyPages < facts.PreviousPages - facts.PreviousPages / 4;
         bool small = pageSeconds < limit.TotalSeconds / 10;
         string figures = string.Create(CultureInfo.InvariantCulture,
-            $"{facts.DirtyPages} pages dirty, {facts.StateBytes} bytes of state, {Words.OfRate(facts.BytesPerSecond)}: {Words.Of(predicted)} of downtime predicted, {Words.Of(limit)} allowed");
+            $"{facts.DirtyPages} pages dirty, {facts.StateBytes} bytes of state, "
+                + $"{Words.OfRate(facts.BytesPerSecond)}: {Words.Of(predicted)} of downtime predicted, "
+                + $"{Words.Of(limit)} allowed");
         if (fits && facts.PassesDone >= Math.Min(LeastPasses, maximumPasses) && (small || !shrinks))
-            return new(ConvergenceStep.SwitchOver, predicted, $"Switching over after {facts.PassesDone} passes: {figures}.");
+            return new(ConvergenceStep.SwitchOver, predicted, $"Switching over after {facts.PassesDone} passes: "
+                + $"{figures}.");
         if (facts.PassesDone < maximumPasses)
         {
             string why = facts.PassesDone < LeastPasses ? "too few passes to judge" : fits ? "it still shrinks" : "too much";
@@ -66,9 +71,14 @@ internal static class ConvergencePolicy
         }
 
         if (fits)
-            return new(ConvergenceStep.SwitchOver, predicted, $"Switching over after the last pass allowed: {figures}.");
+            return new(ConvergenceStep.SwitchOver, predicted, $"Switching over after the last pass allowed: "
+                + $"{figures}.");
         double dirtyRate = facts.DirtyPages * (double)GuestPage.Size / Math.Max(facts.PreviousDuration.TotalSeconds, 1e-6);
         return new(ConvergenceStep.GiveUp, predicted, string.Create(CultureInfo.InvariantCulture,
-            $"The machine writes faster than it can be moved: after {facts.PassesDone} passes it dirties {Words.OfRate(dirtyRate)} against a bandwidth of {Words.OfRate(facts.BytesPerSecond)}, which means {Words.Of(predicted)} of downtime ({facts.DirtyPages} pages, {facts.StateBytes} bytes of state) where {Words.Of(limit)} are allowed; raise the downtime limit to at least {Words.Of(predicted)}, or let the machine write less."));
+            $"The machine writes faster than it can be moved: after {facts.PassesDone} passes it dirties "
+                + $"{Words.OfRate(dirtyRate)} against a bandwidth of {Words.OfRate(facts.BytesPerSecond)}, which "
+                + $"means {Words.Of(predicted)} of downtime ({facts.DirtyPages} pages, {facts.StateBytes} bytes "
+                + $"of state) where {Words.Of(limit)} are allowed; raise the downtime limit to at least "
+                + $"{Words.Of(predicted)}, or let the machine write less."));
     }
 }

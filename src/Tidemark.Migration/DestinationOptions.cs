@@ -3,7 +3,9 @@ namespace Tidemark.Migration;
 /// <summary>How a machine is to be received.</summary>
 public sealed record DestinationOptions
 {
-    /// <summary>How long the receiver waits for the source without any progress before it gives the connection up.</summary>
+    /// <summary>
+    /// How long the receiver waits for the source without any progress before it gives the connection up.
+    /// </summary>
     public TimeSpan IdleTimeout { get; init; } = TimeSpan.FromSeconds(20);
 
     /// <summary>Most connections with pages that a source may open, 1 to 64.</summary>

@@ -72,7 +72,8 @@ internal sealed partial class DestinationRun
             throw reader.Bad($"there is no part {index}");
         (ulong bytes, uint frames, bool ended) = _parts[(int)index];
         if (ended || sequence != frames)
-            throw reader.Bad($"frame {sequence} of part {_machine.Parts[(int)index].Name} comes where {frames} is due or after its end");
+            throw reader.Bad($"frame {sequence} of part {_machine.Parts[(int)index].Name} comes where {frames} is "
+                + $"due or after its end");
         _parts[(int)index] = (bytes, frames + 1, ended);
         return (int)index;
     }

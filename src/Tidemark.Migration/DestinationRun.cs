@@ -48,7 +48,8 @@ internal sealed partial class DestinationRun : IDisposable
     /// <summary>This source was turned away before anything was received; the machine is as fresh as before.</summary>
     public bool TurnedAway { get; private set; }
 
-    private ControlLink Link => _link ?? throw new InvariantException("The control connection is used before it exists.");
+    private ControlLink Link => _link ?? throw new InvariantException("The control connection is used before it "
+        + "exists.");
 
     private TimeSpan AnswerLimit => _options.IdleTimeout > TimeSpan.Zero ? _options.IdleTimeout : TimeSpan.FromMinutes(5);
 
@@ -110,7 +111,8 @@ internal sealed partial class DestinationRun : IDisposable
                 connection.Dispose();
                 TurnedAway = _options.AcceptAgain;
                 throw new MigrationFailedException(
-                    $"The source {connection.Peer} speaks version {preamble.Versions} of the migration protocol, this destination version {Preamble.Version}; use releases that share a version.");
+                    $"The source {connection.Peer} speaks version {preamble.Versions} of the migration protocol, "
+                        + $"this destination version {Preamble.Version}; use releases that share a version.");
             }
 
             _token = preamble.Token;
@@ -163,12 +165,14 @@ internal sealed partial class DestinationRun : IDisposable
         if (hello.Channels > _options.MaximumChannels)
         {
             obstacles.Add(
-                $"{hello.Channels} channels are asked for and at most {_options.MaximumChannels} are allowed here; ask for fewer or raise the limit.");
+                $"{hello.Channels} channels are asked for and at most {_options.MaximumChannels} are allowed "
+                    + $"here; ask for fewer or raise the limit.");
         }
 
         var slots = _machine.Memory.Slots.Select(slot => new PageRun(slot.FirstPage, slot.PageCount));
         if (hello.SpanPages != _machine.Memory.SpanPages || !hello.Slots.SequenceEqual(slots))
-            obstacles.Add($"The memory layout differs: {hello.SpanPages} pages at the source, {_machine.Memory.SpanPages} here (or other slots).");
+            obstacles.Add($"The memory layout differs: {hello.SpanPages} pages at the source, "
+                + $"{_machine.Memory.SpanPages} here (or other slots).");
         if (hello.PartCount != _machine.Parts.Count)
             obstacles.Add($"The machine has {hello.PartCount} parts at the source and {_machine.Parts.Count} here.");
         obstacles.AddRange(_machine.FindObstacles(hello.Description));
@@ -198,7 +202,8 @@ internal sealed partial class DestinationRun : IDisposable
             {
                 IConnection connection = _acceptor.Accept(limit.Token);
                 if (!TakeChannel(connection, count) && ++strangers > StrangersLimit)
-                    throw new MigrationFailedException($"{strangers} strangers connected where the source's channels were due.");
+                    throw new MigrationFailedException($"{strangers} strangers connected where the source's "
+                        + $"channels were due.");
             }
         }
         catch (OperationCanceledException) when (!_cancel.IsCancellationRequested)
@@ -247,7 +252,8 @@ internal sealed partial class DestinationRun : IDisposable
         {
             string tragedy = $"Commit had arrived, and the machine could not be started here: {root.Message}";
             SayLast(FrameType.Abort, tragedy);
-            return (MigrationResult.StateUnknown, $"{tragedy} It does not run at the source either; somebody must decide where it may.");
+            return (MigrationResult.StateUnknown, $"{tragedy} It does not run at the source either; somebody must "
+                + $"decide where it may.");
         }
 
         if (_cancel.IsCancellationRequested)

@@ -43,7 +43,8 @@ public sealed class MigrationDestination
     /// Waits for a source and receives its machine. Never throws for what the peer, the network or a part does.
     /// </summary>
     /// <returns>
-    /// Completed: the machine runs here. Failed, Cancelled: it never ran here. StateUnknown: Commit arrived and the machine
+    /// Completed: the machine runs here. Failed, Cancelled: it never ran here. StateUnknown: Commit arrived and the
+    /// machine
     /// could not be started, so it runs nowhere until somebody decides.
     /// </returns>
     /// <param name="cancel">Ends it at any time before Commit arrives; ignored afterwards.</param>

@@ -30,7 +30,8 @@ namespace Tidemark.Migration;
 /// before Commit:  Abort | Cancel from either side, or a lost connection -> devices run, then the workload; Failed, Cancelled
 /// after Commit:   no Committed -> StateUnknown, the source stays stopped
 /// </code>
-/// Both sides ping on the control connection once a second, so that a long harvest or verification is not taken for death.
+/// Both sides ping on the control connection once a second, so that a long harvest or verification is not taken for
+/// death.
 /// </remarks>
 public sealed class MigrationSource
 {

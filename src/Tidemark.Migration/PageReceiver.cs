@@ -72,7 +72,8 @@ internal sealed class PageReceiver : IDisposable
                 Volatile.Write(ref _bytesReceived, _reader.Offset);
             }
 
-            _link.Fail(new ChannelFailedException(_number, new IOException("The source closed it before it was done.")));
+            _link.Fail(new ChannelFailedException(_number, new IOException("The source closed it before it was "
+                + "done.")));
         }
         catch (Exception failure)
         {
@@ -109,7 +110,8 @@ internal sealed class PageReceiver : IDisposable
         (int runs, int pages) = ReadTable(header, FrameLimits.ContentPages, offset);
         int contentBytes = header.PayloadLength - PageFrame.HeadBytes(runs);
         if (pages > FrameLimits.ContentPages || contentBytes != pages * GuestPage.Size)
-            throw new MigrationStreamException(nameof(FrameType.Pages), offset, $"{pages} pages do not have {contentBytes} bytes");
+            throw new MigrationStreamException(nameof(FrameType.Pages), offset, $"{pages} pages do not have "
+                + $"{contentBytes} bytes");
         Span<byte> content = runs == 1
             ? _memory.PagesSpan(_runs[0].FirstPage, pages)
             : _buffer.AsSpan(0, contentBytes);
@@ -117,7 +119,8 @@ internal sealed class PageReceiver : IDisposable
         if (PageHash.Compute(content) != header.PayloadHash)
         {
             throw new MigrationStreamException(
-                nameof(FrameType.Pages), offset, $"the hash of {pages} pages from page 0x{_runs[0].FirstPage:x} on does not fit");
+                nameof(FrameType.Pages), offset, $"the hash of {pages} pages from page 0x{_runs[0].FirstPage:x} "
+                    + $"on does not fit");
         }
 
         if (runs > 1)
@@ -176,7 +179,8 @@ internal sealed class PageReceiver : IDisposable
             new PayloadReader(payload[..header.PayloadLength], nameof(FrameType.PassEnd), offset));
         PassTotals counted = _totals with { Pass = (uint)_passesDone };
         if (stated != counted)
-            throw new MigrationStreamException(nameof(FrameType.PassEnd), offset, $"it states {stated}, arrived is {counted}");
+            throw new MigrationStreamException(nameof(FrameType.PassEnd), offset, $"it states {stated}, arrived "
+                + $"is {counted}");
         _totals = default;
         Span<byte> acknowledgement = stackalloc byte[16];
         Messages.WritePair(acknowledgement, counted.Pass, counted.SentPages + counted.ZeroPages);

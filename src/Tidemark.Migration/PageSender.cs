@@ -12,7 +12,8 @@ namespace Tidemark.Migration;
 /// Waiting --Begin(pass)--> Sending: Pages | ZeroPages ... PassEnd --> Acknowledging: PassAck --> Waiting
 ///    any --failure--> link.Fail, thread ends        Waiting --Dispose--> thread ends
 /// </code>
-/// A page is copied once into the channel's buffer, hashed there and sent from there, so hash and content can not differ
+/// A page is copied once into the channel's buffer, hashed there and sent from there, so hash and content can not
+/// differ
 /// although the machine goes on writing. A page found zero may be written right after the look: it is then dirty, and a
 /// later pass has it, because tracking was on before.
 /// </remarks>
@@ -258,7 +259,8 @@ internal sealed class PageSender : IDisposable
         do
         {
             if (!_reader.TryReadHeader(out header))
-                throw new IOException($"The peer {_connection.Peer} closed the connection before it acknowledged pass {work.Index}.");
+                throw new IOException($"The peer {_connection.Peer} closed the connection before it acknowledged "
+                    + $"pass {work.Index}.");
             if (header.Type is not (FrameType.PassAck or FrameType.Ping))
                 throw new MigrationStreamException(header.Type.ToString(), _reader.Offset, "PassAck is due here");
         }
@@ -272,7 +274,8 @@ internal sealed class PageSender : IDisposable
         if (pass != work.Index || pages != _totals.SentPages + _totals.ZeroPages)
         {
             throw new MigrationStreamException(nameof(FrameType.PassAck), offset,
-                $"it acknowledges {pages} pages of pass {pass}, sent were {_totals.SentPages + _totals.ZeroPages} of pass {work.Index}");
+                $"it acknowledges {pages} pages of pass {pass}, sent were {_totals.SentPages + _totals.ZeroPages} "
+                    + $"of pass {work.Index}");
         }
     }
 }

@@ -17,7 +17,10 @@ internal sealed class PartStream(IMigratable part, int index, FrameWriter writer
 
     public ulong BytesSent { get; private set; }
 
-    /// <summary>Sends what is available now, at most <paramref name="maximumBytes"/> and a frame; true when the part had nothing.</summary>
+    /// <summary>
+    /// Sends what is available now, at most <paramref name="maximumBytes"/> and a frame; true when the part had
+    /// nothing.
+    /// </summary>
     public bool Pump(ulong maximumBytes, CancellationToken cancel)
     {
         ulong sent = 0;
@@ -31,7 +34,8 @@ internal sealed class PartStream(IMigratable part, int index, FrameWriter writer
             }
             catch (Exception failure)
             {
-                throw new MigrationFailedException($"The state of {part.Name} could not be read: {failure.Message}", inner: failure);
+                throw new MigrationFailedException($"The state of {part.Name} could not be read: "
+                    + $"{failure.Message}", inner: failure);
             }
 
             if (count == 0)

@@ -2,7 +2,9 @@ using Tidemark.Memory;
 
 namespace Tidemark.Migration;
 
-/// <summary>The pages of one pass, handed out in windows to the channels, and what they did. All members: any thread.</summary>
+/// <summary>
+/// The pages of one pass, handed out in windows to the channels, and what they did. All members: any thread.
+/// </summary>
 internal sealed class PassWork : IDisposable
 {
     /// <summary>Guest pages in one window: a whole number of bitmap words and of frames.</summary>

@@ -5,10 +5,14 @@ namespace Tidemark.Migration;
 
 internal sealed partial class SourceRun
 {
-    /// <summary>LIMIT: what one part may send between two looks at the pass, so that no part starves the others.</summary>
+    /// <summary>
+    /// LIMIT: what one part may send between two looks at the pass, so that no part starves the others.
+    /// </summary>
     private const ulong PumpBytes = 4 << 20;
 
-    /// <summary>A pass with less than this on the wire measures latency, not bandwidth: it can only raise the estimate.</summary>
+    /// <summary>
+    /// A pass with less than this on the wire measures latency, not bandwidth: it can only raise the estimate.
+    /// </summary>
     private const ulong MeasurableBytes = 8 << 20;
 
     private static readonly TimeSpan ProgressInterval = TimeSpan.FromMilliseconds(250);
@@ -133,7 +137,8 @@ internal sealed partial class SourceRun
                 if (_time.GetElapsedTime(start) > AnswerLimit)
                 {
                     throw new MigrationFailedException(
-                        $"The part {part.Name} still has {Estimate(part).InitialBytes} initial bytes to send after {Words.Of(AnswerLimit)}, so it is not ready to be stopped.");
+                        $"The part {part.Name} still has {Estimate(part).InitialBytes} initial bytes to send "
+                            + $"after {Words.Of(AnswerLimit)}, so it is not ready to be stopped.");
                 }
 
                 if (idle)

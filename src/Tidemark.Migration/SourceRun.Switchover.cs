@@ -19,7 +19,8 @@ internal sealed partial class SourceRun
     private void Switchover()
     {
         Begin(MigrationPhase.Switchover);
-        DirtyLease carried = _carried ?? throw new InvariantException("The switchover needs the last harvest of precopy.");
+        DirtyLease carried = _carried ?? throw new InvariantException("The switchover needs the last harvest of "
+            + "precopy.");
         // Allocated here and not while the machine stands still.
         var pages = new PageBitmap(carried.Pages.PageCount);
         pages.Or(carried.Pages);
@@ -110,7 +111,8 @@ internal sealed partial class SourceRun
         if (runners.Count > 0)
         {
             throw new MigrationFailedException(
-                $"Commit was not sent, because the machine does not stand still: {string.Join(", ", runners)}. Something resumed it after the last pass; what it wrote since is not at the destination.",
+                $"Commit was not sent, because the machine does not stand still: {string.Join(", ", runners)}. "
+                    + $"Something resumed it after the last pass; what it wrote since is not at the destination.",
                 "stopped-before-commit");
         }
     }

@@ -10,7 +10,8 @@ internal sealed partial class SourceRun
     private const int FirstLostPages = 16;
 
     /// <summary>
-    /// Compares all guest memory with the destination's. Both sides hash at the same time; the hashes of the faster side
+    /// Compares all guest memory with the destination's. Both sides hash at the same time; the hashes of the faster
+    /// side
     /// wait here (8 bytes a page at worst).
     /// </summary>
     private void VerifyMemory()
@@ -44,11 +45,13 @@ internal sealed partial class SourceRun
         {
             string pages = string.Join(", ", _firstLostPages.Select(page => string.Create(CultureInfo.InvariantCulture, $"0x{page:x}")));
             throw new MigrationFailedException(
-                $"{_lostPages} guest pages differ between source and destination after the stop (first: {pages}): writes were not tracked or not sent.",
+                $"{_lostPages} guest pages differ between source and destination after the stop (first: {pages}): "
+                    + $"writes were not tracked or not sent.",
                 "memory-verification");
         }
 
-        Decided($"Verified: all {Words.Of(_machine.Memory.ByteLength >> GuestPage.Shift)} guest pages are equal on both sides.");
+        Decided($"Verified: all {Words.Of(_machine.Memory.ByteLength >> GuestPage.Shift)} guest pages are equal "
+            + $"on both sides.");
     }
 
     private void Compare(ulong firstPage, ulong[] here, PayloadReader there)

@@ -5,7 +5,8 @@ using Tidemark.Migration.Stream;
 namespace Tidemark.Migration;
 
 /// <summary>
-/// One migration seen from the source: connecting, undoing, and the outcome. The phases in between are in the files beside
+/// One migration seen from the source: connecting, undoing, and the outcome. The phases in between are in the files
+/// beside
 /// this one. Drawn in MigrationSource.cs.
 /// </summary>
 internal sealed partial class SourceRun : IDisposable
@@ -51,7 +52,8 @@ internal sealed partial class SourceRun : IDisposable
         _onCancel = cancel.Register(OnCancel);
     }
 
-    private ControlLink Link => _link ?? throw new InvariantException("The control connection is used before it exists.");
+    private ControlLink Link => _link ?? throw new InvariantException("The control connection is used before it "
+        + "exists.");
 
     private TimeSpan AnswerLimit => _options.IdleTimeout > TimeSpan.Zero ? _options.IdleTimeout : TimeSpan.FromMinutes(5);
 
@@ -119,7 +121,8 @@ internal sealed partial class SourceRun : IDisposable
         if (!answer.SpeaksOurVersion)
         {
             throw new MigrationFailedException(
-                $"The destination {connection.Peer} speaks version {answer.Versions} of the migration protocol, this source version {Preamble.Version}; use releases that share a version.");
+                $"The destination {connection.Peer} speaks version {answer.Versions} of the migration protocol, "
+                    + $"this source version {Preamble.Version}; use releases that share a version.");
         }
 
         if (answer.Role != PreambleRole.Destination || answer.Token != token || answer.Channel != channel)
@@ -133,12 +136,14 @@ internal sealed partial class SourceRun : IDisposable
         if (_machine.Description.Length > FrameLimits.DescriptionBytes)
         {
             throw new MigrationFailedException(
-                $"The machine's description has {_machine.Description.Length} bytes; {FrameLimits.DescriptionBytes} can be sent.");
+                $"The machine's description has {_machine.Description.Length} bytes; "
+                    + $"{FrameLimits.DescriptionBytes} can be sent.");
         }
 
         var slots = _machine.Memory.Slots.Select(slot => new PageRun(slot.FirstPage, slot.PageCount)).ToArray();
         if (slots.Length > FrameLimits.Slots)
-            throw new MigrationFailedException($"The machine's memory has {slots.Length} slots; {FrameLimits.Slots} can be sent.");
+            throw new MigrationFailedException($"The machine's memory has {slots.Length} slots; "
+                + $"{FrameLimits.Slots} can be sent.");
         Link.Writer.Send(FrameType.Hello, Messages.WriteHello(new Hello(
             _options.Channels, _options.Verify, _machine.Memory.SpanPages, slots, _machine.Parts.Count, _machine.Description)));
         using (ControlFrame answer = Link.Receive(_cancel))
@@ -146,7 +151,8 @@ internal sealed partial class SourceRun : IDisposable
             if (answer.Type == FrameType.Refuse)
             {
                 throw new MigrationFailedException(
-                    $"The destination {Link.Peer} refused the machine: {string.Join(" ", Messages.ReadReasons(answer.Reader))}");
+                    $"The destination {Link.Peer} refused the machine: "
+                        + $"{string.Join(" ", Messages.ReadReasons(answer.Reader))}");
             }
 
             if (answer.Type != FrameType.Accept)
@@ -246,7 +252,8 @@ internal sealed partial class SourceRun : IDisposable
         string lost = root is PeerException
             ? $"The destination took Commit and then failed: {root.Message}"
             : $"Commit was sent and its acknowledgement did not arrive: {root.Message}";
-        return $"{lost} The machine stays stopped here, because it may run at the destination; look there, and resume it here only if it does not.";
+        return $"{lost} The machine stays stopped here, because it may run at the destination; look there, and "
+            + $"resume it here only if it does not.";
     }
 
     private void OnCancel()

@@ -102,20 +102,27 @@ public sealed class CpuDirtyTrackingTests : IDisposable
     {
         const int Writers = 2;
         const ulong PageCount = 1_000_000;
+        const ulong BlockPages = 4096;
         var source = new WriteBarrierDirtySource(PageCount);
         source.Start();
         var seen = new PageBitmap(PageCount);
+        using var together = new Barrier(Writers);
         int running = Writers;
         var writers = new Thread[Writers];
         for (int index = 0; index < Writers; index++)
         {
             // Each page is marked once in all: a mark that is lost stays lost. Neighbouring pages have different
-            // writers.
+            // writers, which begin each block together so that they meet in the same words.
             ulong first = (ulong)index;
             writers[index] = new Thread(() =>
             {
                 for (ulong page = first; page < PageCount; page += Writers)
+                {
+                    if (page % BlockPages == first)
+                        together.SignalAndWait(TimeSpan.FromSeconds(20));
                     source.Mark(new GuestPhysicalAddress(page << GuestPage.Shift), 1);
+                }
+
                 Interlocked.Decrement(ref running);
             })
             { IsBackground = true, Name = $"tidemark test writer {index}" };

@@ -42,7 +42,8 @@ public sealed class WireDamageTests
             catch (Exception failure)
             {
                 throw new InvalidOperationException(
-                    $"at byte {at} of {length}: {outcome.Result}, {outcome.Cause}; {world.DestinationOutcome.Cause}", failure);
+                    $"at byte {at} of {length}: {outcome.Result}, {outcome.Cause}; "
+                        + $"{world.DestinationOutcome.Cause}", failure);
             }
 
             results[outcome.Result] = results.GetValueOrDefault(outcome.Result) + 1;
@@ -60,7 +61,9 @@ public sealed class WireDamageTests
         return (toDestination ? made.Source : made.Destination).Outgoing.Written;
     }
 
-    /// <summary>The first and last hundred bytes, and a spread of the rest that meets every position within a frame header.</summary>
+    /// <summary>
+    /// The first and last hundred bytes, and a spread of the rest that meets every position within a frame header.
+    /// </summary>
     private static IEnumerable<long> Offsets(long length)
     {
         const long Edge = 96;

@@ -174,7 +174,7 @@ public sealed class ControllerCommandTests : IDisposable
     {
         using ControllerHarness harness = New();
         harness.CreateIOQueues();
-        // 15 fit; then 14 more are submitted while nothing is taken.
+        // 15 fit; then 10 more are submitted while nothing is taken.
         for (int count = 0; count < 15; count++)
             harness.Submit(1, ControllerHarness.Transfer(NvmOpcode.Flush, 0, 1, 0));
         Assert.True(harness.Admin(new SubmissionEntry { Opcode = 10, Dword10 = 6 }).Status.Succeeded);

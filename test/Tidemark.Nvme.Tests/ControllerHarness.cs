@@ -59,6 +59,9 @@ internal sealed class ControllerHarness : IDisposable
 
     public void Start()
     {
+        // No completion of an earlier controller may look like a new one.
+        Memory.Guest.Write(new(AdminCompletion), new byte[4096]);
+        Memory.Guest.Write(new(IOCompletion), new byte[4096]);
         Controller.WriteRegion(7, NvmePci.CommandOffset, [6, 0]);
         Write32(NvmeRegister.AdminQueueAttributes, AdminQueueAttributes.Create(Entries, Entries).Value);
         Write32(NvmeRegister.AdminSubmissionQueue, (uint)AdminSubmission);

@@ -125,8 +125,9 @@ public sealed class HarvestTests : IDisposable
         Assert.True(pages[1]);
 
         pages.Clear();
-        _kernel.ExpectDirtyRead(0, 0x3000);
-        _hwpt.HarvestDirty(area, _buffer, pages);
+        MappedArea longer = Map(0x1000_0000, 200 * 0x1000, guest: 0);
+        _kernel.ExpectDirtyRead(0x1000_0000, 200 * 0x1000);
+        _hwpt.HarvestDirty(longer, _buffer, pages);
         Assert.Equal(0UL, pages.CountSet());
     }
 

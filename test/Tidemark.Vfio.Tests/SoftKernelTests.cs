@@ -25,6 +25,7 @@ public sealed class SoftKernelTests : IDisposable
         using (IommufdContainer container = IommufdContainer.Create(iommufd))
         using (AssignedDevice device = _rig.Assign(container, number, use))
         {
+            container.Ioas.SetHugePages(false);
             container.MapMemory(_rig.Memory, _rig.MemoryFile);
             using AssignmentTracking tracking = AssignmentTracking.Create(_rig.Faults, [device]);
             var tracker = new DirtyTracker(_rig.Memory.SpanPages, tracking.Sources);
@@ -62,6 +63,7 @@ public sealed class SoftKernelTests : IDisposable
         using (AssignedDevice second = _rig.Assign(container, 4))
         {
             AssignedDevice[] devices = [plain, first, second];
+            container.Ioas.SetHugePages(false);
             container.MapMemory(_rig.Memory, _rig.MemoryFile);
             Assert.Equal(2, container.Hwpts.Count);
             Assert.Same(first.Attachment.Entry, second.Attachment.Entry);
@@ -86,6 +88,30 @@ public sealed class SoftKernelTests : IDisposable
         }
 
         Assert.Equal(_rig.Baseline, _rig.Soft.CountOpen());
+    }
+
+    [Theory]
+    [InlineData(true, 2 * 512UL)]
+    [InlineData(false, 2UL)]
+    public void One_write_costs_a_leaf_which_is_2_MiB_unless_large_pages_are_off(bool hugePages, ulong expected)
+    {
+        using Iommufd iommufd = _rig.OpenIommufd();
+        using IommufdContainer container = IommufdContainer.Create(iommufd);
+        container.Ioas.SetHugePages(hugePages);
+        using AssignedDevice device = _rig.Assign(container, 1);
+        container.MapMemory(_rig.Memory, _rig.MemoryFile);
+        using AssignmentTracking tracking = AssignmentTracking.Create(_rig.Faults, [device]);
+        var queue = new AdminQueue(device.Device, _rig.Memory, 0x10_0000);
+        var source = Assert.IsType<HwptDirtySource>(Assert.Single(tracking.Sources));
+        source.Start();
+        queue.Identify(page: 1500);
+        var peeked = new PageBitmap(_rig.Memory.SpanPages);
+        source.Peek(peeked);
+        var harvested = new PageBitmap(_rig.Memory.SpanPages);
+        source.Harvest(harvested);
+        Assert.Equal(expected, peeked.CountSet());
+        Assert.Equal(expected, harvested.CountSet());
+        source.Stop();
     }
 
     [Fact]
@@ -134,7 +160,6 @@ public sealed class SoftKernelTests : IDisposable
         container.MapMemory(_rig.Memory, _rig.MemoryFile);
         var queue = new AdminQueue(source.Device, _rig.Memory, 0x10_0000);
         queue.Identify(5);
-        Assert.False(AdminQueue.IsReady(destination.Device));
 
         var buffer = new byte[512];
         destination.Migratable!.BeginLoad();

@@ -36,8 +36,8 @@ internal static class MigrationJson
         },
         MigrationEvent.PassProgress progress => new JsonObject
         {
-            ["event"] = "progress", ["pass"] = progress.Index, ["done"] = progress.PagesDone,
-            ["total"] = progress.PagesTotal, ["bytes"] = progress.Bytes,
+            ["event"] = "progress", ["pass"] = progress.Index, ["pagesDone"] = progress.PagesDone,
+            ["pagesTotal"] = progress.PagesTotal, ["bytes"] = progress.Bytes,
         },
         MigrationEvent.PassEnded ended => new JsonObject { ["event"] = "pass", ["pass"] = Pass(ended.Pass) },
         MigrationEvent.Decided decided => new JsonObject { ["event"] = "decided", ["text"] = decided.Text },

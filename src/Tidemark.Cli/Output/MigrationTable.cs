@@ -18,8 +18,8 @@ internal static class MigrationTable
                 terminal.Detail($"phase: {migrationEvent["phase"]}");
                 break;
             case "progress":
-                ulong done = Number(migrationEvent["done"]);
-                ulong total = Math.Max(1, Number(migrationEvent["total"]));
+                ulong done = Number(migrationEvent["pagesDone"]);
+                ulong total = Math.Max(1, Number(migrationEvent["pagesTotal"]));
                 terminal.Progress(string.Create(
                     CultureInfo.InvariantCulture,
                     $"pass {migrationEvent["pass"]}: {100.0 * done / total,5:0.0} % of {total} pages, {ByteSize.Format(Number(migrationEvent["bytes"]))} sent"));

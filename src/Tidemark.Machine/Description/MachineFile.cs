@@ -74,6 +74,7 @@ public static class MachineFile
         MachineFileObject? memory = machine.Object("memory", required: true);
         ulong memoryBytes = memory?.Size("size", 4 * MiB, 1UL << 40, multipleOf: 2 * MiB) ?? 0;
         bool prefault = memory?.Flag("prefault", false) ?? false;
+        bool hugePages = memory?.Flag("hugePages", false) ?? false;
         memory?.RejectOthers();
 
         var workload = new WorkloadDescription();
@@ -107,6 +108,7 @@ public static class MachineFile
             Name = name,
             MemoryBytes = memoryBytes,
             Prefault = prefault,
+            HugePages = hugePages,
             Workload = workload,
             Devices = devices,
             SoftHost = softHost,

@@ -28,7 +28,8 @@ internal readonly record struct FrameHeader(FrameType Type, uint Channel, uint S
         BinaryPrimitives.WriteUInt32LittleEndian(into[28..], Checksum.Crc32C(into[..28]));
     }
 
-    /// <exception cref="MigrationStreamException">Damaged, unknown, out of order, or longer than its type allows.</exception>
+    /// <exception cref="MigrationStreamException">Damaged, unknown, out of order, or longer than its type
+    /// allows.</exception>
     public static FrameHeader Parse(ReadOnlySpan<byte> bytes, uint channel, uint expectedSequence, ulong offset)
     {
         if (BinaryPrimitives.ReadUInt32LittleEndian(bytes[28..]) != Checksum.Crc32C(bytes[..28]))
@@ -46,17 +47,20 @@ internal readonly record struct FrameHeader(FrameType Type, uint Channel, uint S
             throw new MigrationStreamException(section, offset, "it sets flags that version 1 does not have");
         uint statedChannel = BinaryPrimitives.ReadUInt32LittleEndian(bytes[4..]);
         if (statedChannel != channel)
-            throw new MigrationStreamException(section, offset, $"it belongs to channel {statedChannel}, this is channel {channel}");
+            throw new MigrationStreamException(section, offset, $"it belongs to channel {statedChannel}, this is "
+                + $"channel {channel}");
         uint sequence = BinaryPrimitives.ReadUInt32LittleEndian(bytes[8..]);
         if (sequence != expectedSequence)
         {
             throw new MigrationStreamException(
-                section, offset, $"it has sequence number {sequence} where {expectedSequence} is due: a frame was lost or repeated");
+                section, offset, $"it has sequence number {sequence} where {expectedSequence} is due: a frame was "
+                    + $"lost or repeated");
         }
 
         uint length = BinaryPrimitives.ReadUInt32LittleEndian(bytes[12..]);
         if (length > (uint)limit)
-            throw new MigrationStreamException(section, offset, $"its payload of 0x{length:x} bytes is above the limit of 0x{limit:x}");
+            throw new MigrationStreamException(section, offset, $"its payload of 0x{length:x} bytes is above the "
+                + $"limit of 0x{limit:x}");
         return new FrameHeader(type, channel, sequence, (int)length, BinaryPrimitives.ReadUInt64LittleEndian(bytes[16..]));
     }
 }

@@ -1,6 +1,8 @@
 namespace Tidemark.Migration.Stream;
 
-/// <summary>Takes frames off one connection. One thread. Nothing it reads is trusted before its checksum was checked.</summary>
+/// <summary>
+/// Takes frames off one connection. One thread. Nothing it reads is trusted before its checksum was checked.
+/// </summary>
 internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan idleTimeout, TimeProvider time)
 {
     private uint _sequence;
@@ -34,7 +36,8 @@ internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan
         ulong offset = Offset;
         ReadRaw(into, header.Type);
         if (header.PayloadHash != Checksum.Crc32C(into))
-            throw new MigrationStreamException(header.Type.ToString(), offset, "the checksum of its payload does not fit");
+            throw new MigrationStreamException(header.Type.ToString(), offset, "the checksum of its payload does "
+                + "not fit");
     }
 
     private bool TryFill(Span<byte> into, string section, bool mayEnd)
@@ -58,7 +61,8 @@ internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan
             {
                 if (have == 0 && mayEnd)
                     return false;
-                throw new MigrationStreamException(section, Offset, "the peer closed the connection in the middle of it");
+                throw new MigrationStreamException(section, Offset, "the peer closed the connection in the middle "
+                    + "of it");
             }
 
             have += count;

@@ -90,8 +90,11 @@ internal static class FrameLimits
     /// <summary>LIMIT: parts of one machine; bounds a part's index.</summary>
     public const int Parts = 4096;
 
-    /// <summary>Pages with content in one frame: 256 KiB, which stays in a core's second-level cache.</summary>
-    public const int ContentPages = 64;
+    /// <summary>
+    /// Pages with content in one frame: 128 KiB, which stays in a core's second-level cache between copy, hash and
+    /// send.
+    /// </summary>
+    public const int ContentPages = 32;
 
     /// <summary>Runs of zero pages in one frame.</summary>
     public const int ZeroRuns = 2048;

@@ -17,7 +17,9 @@ internal sealed class FrameWriter(IConnection connection, uint channel)
             SendLocked(type, payload);
     }
 
-    /// <summary>As <see cref="Send"/>, but gives up when another thread is sending: its frame says as much as a ping.</summary>
+    /// <summary>
+    /// As <see cref="Send"/>, but gives up when another thread is sending: its frame says as much as a ping.
+    /// </summary>
     public void SendUnlessBusy(FrameType type)
     {
         if (!_gate.TryEnter())

@@ -133,7 +133,9 @@ internal static class Messages
         return totals;
     }
 
-    /// <summary>Two numbers in 16 bytes: PassBegin (pass, pages), PassAck (pass, pages), AllSent (passes, 0), part heads.</summary>
+    /// <summary>
+    /// Two numbers in 16 bytes: PassBegin (pass, pages), PassAck (pass, pages), AllSent (passes, 0), part heads.
+    /// </summary>
     public static void WritePair(Span<byte> into, ulong first, ulong second)
     {
         var writer = new PayloadWriter(into);

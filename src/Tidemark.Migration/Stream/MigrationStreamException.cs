@@ -2,7 +2,9 @@ using System.Globalization;
 
 namespace Tidemark.Migration.Stream;
 
-/// <summary>The bytes that arrived are not what this protocol allows: damaged, cut, oversized, or from somebody else.</summary>
+/// <summary>
+/// The bytes that arrived are not what this protocol allows: damaged, cut, oversized, or from somebody else.
+/// </summary>
 /// <remarks>Nothing that the bad bytes asked for was done. The connection can not be used further.</remarks>
 public sealed class MigrationStreamException : Exception
 {

@@ -52,7 +52,8 @@ internal static class PageFrame
             throw new MigrationStreamException(section, offset, "the checksum of its table does not fit");
         uint pass = BinaryPrimitives.ReadUInt32LittleEndian(head);
         if (pass != expectedPass)
-            throw new MigrationStreamException(section, offset, $"it belongs to pass {pass} where pass {expectedPass} is due");
+            throw new MigrationStreamException(section, offset, $"it belongs to pass {pass} where pass "
+                + $"{expectedPass} is due");
         ulong total = 0;
         for (int index = 0; index < runs.Length; index++)
         {
@@ -60,7 +61,8 @@ internal static class PageFrame
             ulong first = BinaryPrimitives.ReadUInt64LittleEndian(entry);
             ulong count = BinaryPrimitives.ReadUInt64LittleEndian(entry[8..]);
             if (count is 0 or > int.MaxValue || !Inside(memory, first, count))
-                throw new MigrationStreamException(section, offset, $"guest memory has no {count} pages at page 0x{first:x}");
+                throw new MigrationStreamException(section, offset, $"guest memory has no {count} pages at page "
+                    + $"0x{first:x}");
             runs[index] = new PageRun(first, count);
             total += count;
         }

@@ -30,7 +30,9 @@ internal ref struct PayloadWriter(Span<byte> buffer)
     }
 }
 
-/// <summary>Reads a payload's fields; every read is checked against what is left, and at the end nothing may be.</summary>
+/// <summary>
+/// Reads a payload's fields; every read is checked against what is left, and at the end nothing may be.
+/// </summary>
 internal ref struct PayloadReader(ReadOnlySpan<byte> payload, string section, ulong offset)
 {
     private readonly string _section = section;

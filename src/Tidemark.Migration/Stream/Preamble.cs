@@ -69,17 +69,20 @@ internal sealed record Preamble(
             {
                 TimeSpan left = limit - time.GetElapsedTime(start);
                 if (left <= TimeSpan.Zero)
-                    throw new NotTidemarkException($"The peer {connection.Peer} did not introduce itself within {Words.Of(limit)}.");
+                    throw new NotTidemarkException($"The peer {connection.Peer} did not introduce itself within "
+                        + $"{Words.Of(limit)}.");
                 connection.IdleTimeout = left;
                 int count = connection.Receive(bytes[have..]);
                 if (count == 0)
-                    throw new NotTidemarkException($"The peer {connection.Peer} closed the connection before it introduced itself.");
+                    throw new NotTidemarkException($"The peer {connection.Peer} closed the connection before it "
+                        + $"introduced itself.");
                 have += count;
                 int magic = Math.Min(have, Magic.Length);
                 if (!bytes[..magic].SequenceEqual(Magic[..magic]))
                 {
                     throw new NotTidemarkException(
-                        $"The peer {connection.Peer} is not Tidemark: it began with {Convert.ToHexString(bytes[..magic])}.");
+                        $"The peer {connection.Peer} is not Tidemark: it began with "
+                            + $"{Convert.ToHexString(bytes[..magic])}.");
                 }
             }
         }

@@ -147,7 +147,9 @@ public sealed class FakeConnection(string peer, FakePipe incoming, FakePipe outg
     }
 }
 
-/// <summary>A network of one address, where single connections can be made to go wrong. Connection 0 is the first made.</summary>
+/// <summary>
+/// A network of one address, where single connections can be made to go wrong. Connection 0 is the first made.
+/// </summary>
 public sealed class FakeNetwork : IConnector, IAcceptor
 {
     private readonly BlockingCollection<FakeConnection> _waiting = [];

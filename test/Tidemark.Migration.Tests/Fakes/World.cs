@@ -45,7 +45,9 @@ public sealed class World : IDisposable, IMigrationObserver
     public MigrationOutcome DestinationOutcome { get; private set; } =
         new(MigrationResult.Failed, MigrationPhase.Connect, "has not run", null, new MigrationReport());
 
-    /// <summary>Destination first, then the source on this thread; the destination is cancelled if it outlives the source.</summary>
+    /// <summary>
+    /// Destination first, then the source on this thread; the destination is cancelled if it outlives the source.
+    /// </summary>
     public MigrationOutcome Run(TimeSpan? patience = null)
     {
         Thread thread = StartDestination();

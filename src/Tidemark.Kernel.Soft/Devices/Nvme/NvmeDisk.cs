@@ -69,7 +69,7 @@ internal sealed class NvmeDisk : IDisposable
         return _description.Mode switch
         {
             SoftDiskMode.ReadOnly => Errno.EROFS,
-            SoftDiskMode.WriteThrough => FileBytes.Write(_host, _file, offset, from),
+            SoftDiskMode.WriteThrough => WriteFile(offset, from),
             SoftDiskMode.Overlay => WriteOverlay(_overlay!, offset, from),
             _ => Errno.EINVAL,
         };
@@ -97,6 +97,13 @@ internal sealed class NvmeDisk : IDisposable
 
     private Errno ReadFile(ulong offset, Span<byte> into) =>
         FileBytes.Read(_host, _file, offset, into, _description.ByteLength);
+
+    /// <summary>LIMIT: the file keeps its length; what a write puts behind it, in a last incomplete block, is dropped.</summary>
+    private Errno WriteFile(ulong offset, ReadOnlySpan<byte> from)
+    {
+        ulong inside = offset >= _description.ByteLength ? 0 : _description.ByteLength - offset;
+        return FileBytes.Write(_host, _file, offset, from[..(int)Math.Min((ulong)from.Length, inside)]);
+    }
 
     private Errno WriteOverlay(NvmeOverlay overlay, ulong offset, ReadOnlySpan<byte> from)
     {

@@ -98,46 +98,69 @@ public sealed class CpuDirtyTrackingTests : IDisposable
     }
 
     [Fact]
-    public void No_mark_is_lost_while_threads_share_words_and_another_harvests()
+    public void No_mark_is_lost_when_two_writers_meet_in_the_same_word()
     {
-        const int Writers = 2;
-        const ulong PageCount = 1_000_000;
-        const ulong BlockPages = 4096;
-        var source = new WriteBarrierDirtySource(PageCount);
-        source.Start();
-        var seen = new PageBitmap(PageCount);
-        using var together = new Barrier(Writers);
-        int running = Writers;
-        var writers = new Thread[Writers];
-        for (int index = 0; index < Writers; index++)
+        const ulong WordCount = 2000;
+        var source = new WriteBarrierDirtySource(WordCount * 64);
+        long arrived = 0;
+        RunWriters(writer =>
         {
-            // Each page is marked once in all: a mark that is lost stays lost. Neighbouring pages have different
-            // writers, which begin each block together so that they meet in the same words.
-            ulong first = (ulong)index;
+            for (ulong word = 0; word < WordCount; word++)
+            {
+                // Both begin each word at the same instant; each page is marked once, so a mark that is lost stays lost.
+                Interlocked.Increment(ref arrived);
+                var wait = new SpinWait();
+                while (Volatile.Read(ref arrived) < 2 * ((long)word + 1))
+                    wait.SpinOnce(sleep1Threshold: -1);
+                for (ulong page = writer; page < 64; page += 2)
+                    source.Mark(new GuestPhysicalAddress(word * 64 + page << GuestPage.Shift), 1);
+            }
+        });
+        var seen = new PageBitmap(WordCount * 64);
+        source.Harvest(seen);
+        Assert.Equal(WordCount * 64, seen.CountSet());
+    }
+
+    [Fact]
+    public void No_mark_is_lost_while_another_thread_harvests()
+    {
+        const ulong PageCount = 1_000_000;
+        var source = new WriteBarrierDirtySource(PageCount);
+        var seen = new PageBitmap(PageCount);
+        RunWriters(
+            writer =>
+            {
+                for (ulong page = writer; page < PageCount; page += 2)
+                    source.Mark(new GuestPhysicalAddress(page << GuestPage.Shift), 1);
+            },
+            meanwhile: () => source.Harvest(seen));
+        source.Harvest(seen);
+        Assert.Equal(PageCount, seen.CountSet());
+        var rest = new PageBitmap(PageCount);
+        source.Harvest(rest);
+        Assert.Equal(0UL, rest.CountSet());
+    }
+
+    private static void RunWriters(Action<ulong> body, Action? meanwhile = null)
+    {
+        int running = 2;
+        var writers = new Thread[running];
+        for (int index = 0; index < writers.Length; index++)
+        {
+            ulong writer = (ulong)index;
             writers[index] = new Thread(() =>
             {
-                for (ulong page = first; page < PageCount; page += Writers)
-                {
-                    if (page % BlockPages == first)
-                        together.SignalAndWait(TimeSpan.FromSeconds(20));
-                    source.Mark(new GuestPhysicalAddress(page << GuestPage.Shift), 1);
-                }
-
+                body(writer);
                 Interlocked.Decrement(ref running);
             })
             { IsBackground = true, Name = $"tidemark test writer {index}" };
             writers[index].Start();
         }
 
-        while (Volatile.Read(ref running) > 0)
-            source.Harvest(seen);
-        foreach (Thread writer in writers)
-            Assert.True(writer.Join(TimeSpan.FromSeconds(30)));
-        source.Harvest(seen);
-        Assert.Equal(PageCount, seen.CountSet());
-        var rest = new PageBitmap(PageCount);
-        source.Harvest(rest);
-        Assert.Equal(0UL, rest.CountSet());
+        while (meanwhile is not null && Volatile.Read(ref running) > 0)
+            meanwhile();
+        foreach (Thread thread in writers)
+            Assert.True(thread.Join(TimeSpan.FromSeconds(60)));
     }
 
     [Fact]

@@ -29,6 +29,8 @@ internal sealed class AdminQueue
         _memory = memory;
         _submissions = queues;
         CompletionPage = (queues >> GuestPage.Shift) + 1;
+        // A completion left by an earlier queue at this place would look like the first one of this queue.
+        memory.Write(new GuestPhysicalAddress(queues), new byte[2 * GuestPage.Size]);
         _bar.Write32(NvmeRegister.AdminQueueAttributes, ((Entries - 1) << 16) | (Entries - 1));
         _bar.Write64(NvmeRegister.AdminSubmissionQueue, queues);
         _bar.Write64(NvmeRegister.AdminCompletionQueue, queues + GuestPage.Size);
@@ -36,10 +38,21 @@ internal sealed class AdminQueue
         WaitFor(() => IsReady(device));
     }
 
+    private AdminQueue(AdminQueue other, VfioDevice device, GuestMemory memory)
+    {
+        _bar = device.GetRegion(VfioPciRegionIndex.Bar0);
+        _memory = memory;
+        (_submissions, CompletionPage) = (other._submissions, other.CompletionPage);
+        (_tail, _head, _phase) = (other._tail, other._head, other._phase);
+    }
+
     /// <summary>The guest page that the controller writes with each command.</summary>
     public ulong CompletionPage { get; }
 
-    public static bool IsReady(VfioDevice device) =>
+    /// <summary>The driver goes on with a controller that has taken over the state, and a copy of the memory.</summary>
+    public AdminQueue MoveTo(VfioDevice device, GuestMemory memory) => new(this, device, memory);
+
+    private static bool IsReady(VfioDevice device) =>
         (device.GetRegion(VfioPciRegionIndex.Bar0).Read32(NvmeRegister.Status) & 1) != 0;
 
     /// <summary>Lets the controller write one page of guest memory; returns when the command has completed.</summary>

@@ -153,11 +153,15 @@ public sealed class SoftKernelTests : IDisposable
     [Fact]
     public void A_device_moves_with_its_state_and_runs_on_the_other_side()
     {
+        using var other = new SoftRig();
         using Iommufd iommufd = _rig.OpenIommufd();
         using IommufdContainer container = IommufdContainer.Create(iommufd);
         using AssignedDevice source = _rig.Assign(container, 1);
-        using AssignedDevice destination = _rig.Assign(container, 4);
         container.MapMemory(_rig.Memory, _rig.MemoryFile);
+        using Iommufd otherIommufd = other.OpenIommufd();
+        using IommufdContainer otherContainer = IommufdContainer.Create(otherIommufd);
+        using AssignedDevice destination = other.Assign(otherContainer, 1);
+        otherContainer.MapMemory(other.Memory, other.MemoryFile);
         var queue = new AdminQueue(source.Device, _rig.Memory, 0x10_0000);
         queue.Identify(5);
 
@@ -172,8 +176,13 @@ public sealed class SoftKernelTests : IDisposable
         MoveState(source, destination, buffer);
         source.Migratable.EndSave();
         destination.Migratable.EndLoad();
+        var memory = new byte[SoftRig.MemoryLength];
+        _rig.Memory.Read(new GuestPhysicalAddress(0), memory);
+        other.Memory.Write(new GuestPhysicalAddress(0), memory);
         destination.Migratable.Start();
-        Assert.True(AdminQueue.IsReady(destination.Device));
+        AdminQueue moved = queue.MoveTo(destination.Device, other.Memory);
+        moved.Identify(7);
+        Assert.NotEqual(0UL, other.Memory.ReadVolatile<ulong>(new GuestPhysicalAddress(7 << 12)));
     }
 
     [Fact]
@@ -262,7 +271,9 @@ public sealed class SoftKernelTests : IDisposable
         using (lease)
         {
             ulong[] written = [700, 800, queues[0].CompletionPage, queues[1].CompletionPage];
-            Assert.All(written, page => Assert.True(lease.Pages[page]));
+            Assert.All(written, page => Assert.True(
+                lease.Pages[page],
+                $"Page {page} is missing after call {_rig.Faults.FailedCall} failed ({lease.PageCount} pages)."));
         }
 
         tracker.Stop();

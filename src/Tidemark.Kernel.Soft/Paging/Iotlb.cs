@@ -20,11 +20,12 @@ internal enum IotlbFlags : uint
 internal record struct IotlbEntry(ulong Tag, ulong HostAddress, IotlbFlags Flags);
 
 /// <summary>
-/// A device's cache of translations: 256 sets of 4 ways, replaced in turn. Used under the port's lock.
+/// A device's cache of translations: 256 sets of 4 ways, least recently used first out. Used under the port's lock.
 /// </summary>
 /// <remarks>
-/// It keeps what it holds until told otherwise, stale or not: that is what software has to deal with. FIDELITY: large
-/// leaves are cached in pages of 4 KiB.
+/// It keeps what it holds until told otherwise, stale or not: that is what software has to deal with. A set is kept in the
+/// order of use, so a page in steady use (a completion queue) stays for ever, and software that forgets to invalidate is
+/// found out for certain. FIDELITY: large leaves are cached in pages of 4 KiB.
 /// </remarks>
 internal sealed class Iotlb
 {
@@ -32,18 +33,21 @@ internal sealed class Iotlb
     private const int Ways = 4;
 
     private readonly IotlbEntry[] _entries = new IotlbEntry[Sets * Ways];
-    private readonly byte[] _next = new byte[Sets];
-
-    /// <summary>The entry of a page; one whose tag is 0 when there is none.</summary>
+    /// <summary>The entry of a page, which becomes its set's most recently used; one whose tag is 0 when there is none.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public IotlbEntry Find(ulong page)
     {
-        int first = (int)(page % Sets) * Ways;
-        ReadOnlySpan<IotlbEntry> set = _entries.AsSpan(first, Ways);
-        for (int way = 0; way < Ways; way++)
+        Span<IotlbEntry> set = _entries.AsSpan((int)(page % Sets) * Ways, Ways);
+        if (set[0].Tag == page + 1)
+            return set[0];
+        for (int way = 1; way < Ways; way++)
         {
             if (set[way].Tag == page + 1)
-                return set[way];
+            {
+                IotlbEntry found = set[way];
+                PutFirst(set, way, found);
+                return found;
+            }
         }
 
         return default;
@@ -52,22 +56,11 @@ internal sealed class Iotlb
     /// <summary>Adds a page's translation, or replaces the one it has.</summary>
     public void Fill(ulong page, ulong hostAddress, IotlbFlags flags)
     {
-        int setIndex = (int)(page % Sets);
-        Span<IotlbEntry> set = _entries.AsSpan(setIndex * Ways, Ways);
-        int victim = -1;
-        for (int way = 0; way < Ways; way++)
-        {
-            if (set[way].Tag == page + 1)
-                victim = way;
-        }
-
-        if (victim < 0)
-        {
-            victim = _next[setIndex];
-            _next[setIndex] = (byte)((victim + 1) % Ways);
-        }
-
-        set[victim] = new IotlbEntry(page + 1, hostAddress, flags);
+        Span<IotlbEntry> set = _entries.AsSpan((int)(page % Sets) * Ways, Ways);
+        int way = 0;
+        while (way < Ways - 1 && set[way].Tag != page + 1)
+            way++;
+        PutFirst(set, way, new IotlbEntry(page + 1, hostAddress, flags));
     }
 
     /// <summary>Drops every page that the range touches.</summary>
@@ -80,5 +73,12 @@ internal sealed class Iotlb
             if (entry.Tag >= firstTag && entry.Tag <= lastTag)
                 entry.Tag = 0;
         }
+    }
+
+    private static void PutFirst(Span<IotlbEntry> set, int from, IotlbEntry entry)
+    {
+        for (int way = from; way > 0; way--)
+            set[way] = set[way - 1];
+        set[0] = entry;
     }
 }

@@ -7,7 +7,9 @@ public readonly record struct CompletionEntry
 {
     public const int ByteLength = 16;
 
-    /// <summary>Offset of the dword that holds CID, phase and status: the last one, so it announces the others.</summary>
+    /// <summary>
+    /// Offset of the dword that holds CID, phase and status: the last one, so it announces the others.
+    /// </summary>
     public const int LastDwordOffset = 12;
 
     /// <summary>Dword 0, command specific.</summary>
@@ -31,7 +33,8 @@ public readonly record struct CompletionEntry
     /// <summary>The phase bit of an entry's last dword.</summary>
     public static bool PhaseOf(uint lastDword) => (lastDword & 1u << 16) != 0;
 
-    /// <param name="from">At least <see cref="ByteLength"/> bytes. A copy: not memory that somebody else writes.</param>
+    /// <param name="from">At least <see cref="ByteLength"/> bytes. A copy: not memory that somebody else
+    /// writes.</param>
     public static CompletionEntry Parse(ReadOnlySpan<byte> from)
     {
         from = from[..ByteLength];

@@ -4,7 +4,8 @@ using System.Text;
 namespace Tidemark.Nvme;
 
 /// <summary>
-/// The fields of the Identify Controller structure (4096 bytes) that this library uses. NVM Express 1.4 section 5.15.2.2,
+/// The fields of the Identify Controller structure (4096 bytes) that this library uses. NVM Express 1.4 section
+/// 5.15.2.2,
 /// figure 247.
 /// </summary>
 public sealed record IdentifyController

@@ -3,7 +3,8 @@ using System.Buffers.Binary;
 namespace Tidemark.Nvme;
 
 /// <summary>
-/// The fields of the Identify Namespace structure (4096 bytes) that this library uses. NVM Express 1.4 section 5.15.2.1,
+/// The fields of the Identify Namespace structure (4096 bytes) that this library uses. NVM Express 1.4 section
+/// 5.15.2.1,
 /// figure 245.
 /// </summary>
 public sealed record IdentifyNamespace

@@ -6,7 +6,8 @@ namespace Tidemark.Nvme;
 public static class NvmePci
 {
     /// <summary>
-    /// The soft controller's vendor. Ours by choice, not by assignment of the PCI-SIG: no driver binds by it, drivers for
+    /// The soft controller's vendor. Ours by choice, not by assignment of the PCI-SIG: no driver binds by it, drivers
+    /// for
     /// NVMe bind by class.
     /// </summary>
     public const ushort SoftVendorId = 0x1d1d;

@@ -22,7 +22,9 @@ public static class PrpGeometry
     /// <summary>Entries of a list that begins at the start of a page.</summary>
     public const int EntriesPerPage = PageByteLength / EntryByteLength;
 
-    /// <summary>Memory pages that a transfer touches: 1 for PRP1 alone, 2 with PRP2 as a page, more with a list.</summary>
+    /// <summary>
+    /// Memory pages that a transfer touches: 1 for PRP1 alone, 2 with PRP2 as a page, more with a list.
+    /// </summary>
     public static uint CountPages(ulong prp1, uint byteLength) =>
         (uint)(((prp1 & (PageByteLength - 1)) + byteLength + PageByteLength - 1) >> PageShift);
 

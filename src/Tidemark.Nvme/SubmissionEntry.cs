@@ -65,7 +65,8 @@ public readonly record struct SubmissionEntry
                 Dword12 = (blockCount - 1) & 0xffff,
             };
 
-    /// <param name="from">At least <see cref="ByteLength"/> bytes. A copy: not memory that somebody else writes.</param>
+    /// <param name="from">At least <see cref="ByteLength"/> bytes. A copy: not memory that somebody else
+    /// writes.</param>
     public static SubmissionEntry Parse(ReadOnlySpan<byte> from)
     {
         from = from[..ByteLength];

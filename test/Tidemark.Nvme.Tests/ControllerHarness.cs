@@ -25,7 +25,9 @@ internal sealed class DiskFile : IDisposable
     public void Dispose() => File.Delete(Path);
 }
 
-/// <summary>A controller driven by its bare registers and queues, as the specification has it and nothing more.</summary>
+/// <summary>
+/// A controller driven by its bare registers and queues, as the specification has it and nothing more.
+/// </summary>
 internal sealed class ControllerHarness : IDisposable
 {
     public const ulong AdminSubmission = 0x1000;

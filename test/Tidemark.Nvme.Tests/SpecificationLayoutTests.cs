@@ -2,7 +2,9 @@ using System.Buffers.Binary;
 
 namespace Tidemark.Nvme.Tests;
 
-/// <summary>Offsets are written here as numbers, from the figures of NVM Express 1.4, not taken from the code.</summary>
+/// <summary>
+/// Offsets are written here as numbers, from the figures of NVM Express 1.4, not taken from the code.
+/// </summary>
 public sealed class SpecificationLayoutTests
 {
     [Fact]

@@ -57,6 +57,7 @@ internal sealed class MachineProcess : IDisposable
     {
         _server = ControlServer.Open(_name, Answer);
         _terminal.Detail($"control socket: {RuntimeFolder.SocketOf(_name)}");
+        CodeWarmUp.Begin();
         _machine.AcquireDisks();
         _machine.StartFresh(cancellation);
         SetState(MachineState.Running);
@@ -67,6 +68,7 @@ internal sealed class MachineProcess : IDisposable
     /// <summary>Waits for a machine to arrive, then runs it until it is stopped or has moved on.</summary>
     public int Receive(SocketAcceptor acceptor, DestinationOptions options, CancellationToken cancellation)
     {
+        CodeWarmUp.Begin();
         _listening = acceptor.Address;
         SetState(MachineState.Receiving);
         _server = ControlServer.Open(_name, Answer);

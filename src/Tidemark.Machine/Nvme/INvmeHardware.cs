@@ -14,7 +14,9 @@ public interface INvmeHardware
     /// <summary>Reads 64 bits of BAR0. The offset is aligned to 8.</summary>
     ulong ReadRegister64(ulong offset);
 
-    /// <summary>Writes 32 bits of BAR0; a doorbell. Earlier writes of this thread to guest memory are visible before it.</summary>
+    /// <summary>
+    /// Writes 32 bits of BAR0; a doorbell. Earlier writes of this thread to guest memory are visible before it.
+    /// </summary>
     void WriteRegister32(ulong offset, uint value);
 
     /// <summary>Writes 64 bits of BAR0.</summary>

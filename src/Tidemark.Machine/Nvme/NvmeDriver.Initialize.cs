@@ -13,7 +13,8 @@ public sealed partial class NvmeDriver
     /// <summary>
     /// Resets the controller and brings it up: bus master, admin queue, identify, one I/O queue pair, interrupts.
     /// </summary>
-    /// <exception cref="NvmeException">The controller is none, lacks something, fails, or is not ready in the time it promises.</exception>
+    /// <exception cref="NvmeException">The controller is none, lacks something, fails, or is not ready in the time it
+    /// promises.</exception>
     public void Initialize()
     {
         Array.Clear(_outstanding);
@@ -159,7 +160,9 @@ public sealed partial class NvmeDriver
         }, "Creating the I/O submission queue");
     }
 
-    /// <summary>Offset in BAR0 of memory for the submission queue, or null when the controller offers none that is enough.</summary>
+    /// <summary>
+    /// Offset in BAR0 of memory for the submission queue, or null when the controller offers none that is enough.
+    /// </summary>
     private ulong? EnableControllerMemory(ControllerCapabilities capabilities)
     {
         if (!capabilities.HasControllerMemory)

@@ -6,7 +6,9 @@ public sealed partial class NvmeDriver
     private const uint StateMagic = 0x444e_4d54; // "TMND"
     private const ushort StateVersion = 1;
 
-    /// <summary>Queue positions and commands in flight. The driver must not be in use, and its controller quiet or paused.</summary>
+    /// <summary>
+    /// Queue positions and commands in flight. The driver must not be in use, and its controller quiet or paused.
+    /// </summary>
     public byte[] SaveState()
     {
         NvmeQueuePair io = _io ?? throw NotReady();
@@ -39,7 +41,8 @@ public sealed partial class NvmeDriver
     /// <summary>
     /// Takes another side's state instead of <see cref="Initialize"/>; touches neither controller nor guest memory.
     /// </summary>
-    /// <exception cref="NvmeException">The bytes are no driver state, or of a driver with other options; this one is as before.</exception>
+    /// <exception cref="NvmeException">The bytes are no driver state, or of a driver with other options; this one is
+    /// as before.</exception>
     public void RestoreState(ReadOnlySpan<byte> state)
     {
         var reader = new WorkloadStateReader(state, StateMagic, StateVersion);

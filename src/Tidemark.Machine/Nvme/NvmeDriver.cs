@@ -39,7 +39,8 @@ public sealed partial class NvmeDriver : IDisposable
     private ushort _nextAdminCommand;
 
     /// <param name="kernel">For eventfds; null: interrupts are not used.</param>
-    /// <exception cref="ArgumentException">The arena is too small, not page aligned, or outside guest memory.</exception>
+    /// <exception cref="ArgumentException">The arena is too small, not page aligned, or outside guest
+    /// memory.</exception>
     public NvmeDriver(INvmeHardware hardware, GuestMemory memory, IKernel? kernel, NvmeDriverOptions options)
     {
         ArgumentNullException.ThrowIfNull(hardware);
@@ -92,7 +93,8 @@ public sealed partial class NvmeDriver : IDisposable
     public void SubmitFlush(ulong tag) => Submit(NvmOpcode.Flush, 0, 0, default, tag);
 
     /// <summary>Takes the next completion, if there is one. Does not wait.</summary>
-    /// <exception cref="NvmeException">The controller completed what was not outstanding: once too often, or never asked.</exception>
+    /// <exception cref="NvmeException">The controller completed what was not outstanding: once too often, or never
+    /// asked.</exception>
     public bool TryComplete(out NvmeCompletion completion)
     {
         completion = default;
@@ -110,9 +112,11 @@ public sealed partial class NvmeDriver : IDisposable
     }
 
     /// <summary>
-    /// Waits until a completion may be there, <see cref="Wake"/> is called, or the time is over. True: take completions.
+    /// Waits until a completion may be there, <see cref="Wake"/> is called, or the time is over. True: take
+    /// completions.
     /// </summary>
-    /// <exception cref="NvmeException">A command takes longer than its timeout, or the controller has failed.</exception>
+    /// <exception cref="NvmeException">A command takes longer than its timeout, or the controller has
+    /// failed.</exception>
     public bool WaitForCompletion(TimeSpan timeout)
     {
         NvmeQueuePair io = _io ?? throw NotReady();
@@ -125,10 +129,15 @@ public sealed partial class NvmeDriver : IDisposable
     /// <summary>Ends a wait in progress, or the next one. Any thread.</summary>
     public void Wake() => _interrupts.Wake();
 
-    /// <summary>Routes the controller's interrupts to this driver. <see cref="Initialize"/> does it by itself; a restored driver needs it before it runs.</summary>
+    /// <summary>
+    /// Routes the controller's interrupts to this driver. <see cref="Initialize"/> does it by itself; a restored
+    /// driver needs it before it runs.
+    /// </summary>
     public void ConnectInterrupts() => _interrupts.Connect(_hardware);
 
-    /// <summary>Commands in flight get their whole timeout again: time in which the controller stood still does not count.</summary>
+    /// <summary>
+    /// Commands in flight get their whole timeout again: time in which the controller stood still does not count.
+    /// </summary>
     public void RestartTimeouts()
     {
         long now = Stopwatch.GetTimestamp();

@@ -19,7 +19,8 @@ public sealed record NvmeDriverOptions(GuestPhysicalAddress ArenaStart, ulong Ar
     public bool UseControllerMemory { get; init; } = true;
 
     /// <summary>
-    /// Where the controller is told that its memory lies. Never on the bus; only must not be an address of guest memory.
+    /// Where the controller is told that its memory lies. Never on the bus; only must not be an address of guest
+    /// memory.
     /// </summary>
     public ulong ControllerMemoryAddress { get; init; } = 1UL << 45;
 

@@ -4,7 +4,9 @@ using Tidemark.Kernel;
 
 namespace Tidemark.Machine.Nvme;
 
-/// <summary>How a driver waits: on eventfds when it has a kernel to make them, else by looking again and again.</summary>
+/// <summary>
+/// How a driver waits: on eventfds when it has a kernel to make them, else by looking again and again.
+/// </summary>
 internal sealed class NvmeInterrupts(IKernel? kernel) : IDisposable
 {
     /// <summary>Vector 0: the admin queue, which is always polled; vector 1: the I/O queue.</summary>

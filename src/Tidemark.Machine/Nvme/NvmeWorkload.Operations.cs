@@ -78,7 +78,8 @@ public sealed partial class NvmeWorkload
     }
 
     /// <summary>Restores the driver and this object, before <see cref="Start"/>.</summary>
-    /// <exception cref="NvmeException">The bytes are damaged or of a workload with other options; this one is not to be started.</exception>
+    /// <exception cref="NvmeException">The bytes are damaged or of a workload with other options; this one is not to
+    /// be started.</exception>
     public void RestoreState(ReadOnlySpan<byte> state)
     {
         var reader = new WorkloadStateReader(state, StateMagic, StateVersion);

@@ -37,8 +37,10 @@ public sealed partial class NvmeWorkload : IDisposable
     private long _rateStart;
     private ulong _rateBytes;
 
-    /// <param name="driver">Ready, or restored together with this object. Used by this object's thread alone while it runs.</param>
-    /// <exception cref="ArgumentException">The options do not fit each other, the driver's queue, or guest memory.</exception>
+    /// <param name="driver">Ready, or restored together with this object. Used by this object's thread alone while it
+    /// runs.</param>
+    /// <exception cref="ArgumentException">The options do not fit each other, the driver's queue, or guest
+    /// memory.</exception>
     public NvmeWorkload(NvmeDriver driver, GuestMemory memory, IExpectedContent expected, NvmeWorkloadOptions options)
     {
         ArgumentNullException.ThrowIfNull(driver);
@@ -121,7 +123,10 @@ public sealed partial class NvmeWorkload : IDisposable
         }
     }
 
-    /// <summary>Ends the thread and waits for it. The controller keeps the commands in flight: reset or close it before their memory goes.</summary>
+    /// <summary>
+    /// Ends the thread and waits for it. The controller keeps the commands in flight: reset or close it before their
+    /// memory goes.
+    /// </summary>
     public void Dispose()
     {
         bool started;

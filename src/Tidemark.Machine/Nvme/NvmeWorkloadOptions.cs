@@ -4,7 +4,8 @@ namespace Tidemark.Machine.Nvme;
 
 /// <summary>What a workload does.</summary>
 /// <param name="Name">For its thread and messages.</param>
-/// <param name="BufferStart">Guest memory for the data; page aligned, the workload's alone. Equal on both sides of a move.</param>
+/// <param name="BufferStart">Guest memory for the data; page aligned, the workload's alone. Equal on both sides of a
+/// move.</param>
 /// <param name="BufferByteLength">At least <see cref="Depth"/> times <see cref="BlockBytes"/>.</param>
 public sealed record NvmeWorkloadOptions(string Name, GuestPhysicalAddress BufferStart, ulong BufferByteLength)
 {
@@ -37,7 +38,8 @@ public sealed record NvmeWorkloadOptions(string Name, GuestPhysicalAddress Buffe
 
 /// <summary>What a workload did since it was first started, on whichever side.</summary>
 /// <param name="Reads">Reads that completed and were compared.</param>
-/// <param name="ReadsHere">Those of them that completed since this object was made: after a move, the reads after the move.</param>
+/// <param name="ReadsHere">Those of them that completed since this object was made: after a move, the reads after the
+/// move.</param>
 /// <param name="DataErrors">Reads whose data was not what it should be.</param>
 /// <param name="CommandErrors">Commands that failed.</param>
 /// <param name="FirstError">The first of either, in words; null when there is none.</param>

@@ -93,7 +93,8 @@ internal sealed partial class NvmeController
                 BinaryPrimitives.WriteUInt32LittleEndian(data, entry.NamespaceId == 0 ? 1u : 0u);
                 break;
             case IdentifyStructure.NamespaceDescriptors when entry.NamespaceId == 1:
-                // One descriptor of type NGUID would need an assigned identifier; the list may be empty. Section 5.15.2.4.
+                // One descriptor of type NGUID would need an assigned identifier; the list may be empty. Section
+                // 5.15.2.4.
                 break;
             case IdentifyStructure.Namespace or IdentifyStructure.ActiveNamespaces or IdentifyStructure.NamespaceDescriptors:
                 return NvmeStatus.InvalidNamespace;

@@ -82,7 +82,9 @@ internal sealed partial class NvmeController
         return NvmeStatus.WriteFault;
     }
 
-    /// <summary>Checks the command and learns where its data lies. Done again after a move, with the same answer.</summary>
+    /// <summary>
+    /// Checks the command and learns where its data lies. Done again after a move, with the same answer.
+    /// </summary>
     private NvmeStatus BeginTransfer(NvmeCommand command, bool isRead)
     {
         SubmissionEntry entry = command.Entry;
@@ -99,7 +101,9 @@ internal sealed partial class NvmeController
         return ResolvePages(command, (uint)byteLength);
     }
 
-    /// <summary>Reads PRP1, PRP2 and lists into <see cref="NvmeCommand.Pages"/>. At most 1 MiB: at most 257 pages.</summary>
+    /// <summary>
+    /// Reads PRP1, PRP2 and lists into <see cref="NvmeCommand.Pages"/>. At most 1 MiB: at most 257 pages.
+    /// </summary>
     private NvmeStatus ResolvePages(NvmeCommand command, uint byteLength)
     {
         const ulong OffsetMask = PrpGeometry.PageByteLength - 1;

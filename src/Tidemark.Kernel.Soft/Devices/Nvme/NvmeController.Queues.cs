@@ -25,7 +25,9 @@ internal sealed partial class NvmeController
     /// <summary>Events that wait for a request, as dword 0 of its completion.</summary>
     private readonly Queue<uint> _events = new();
 
-    /// <summary>An error event was reported; the next one waits until the error log page was read. Section 5.2.</summary>
+    /// <summary>
+    /// An error event was reported; the next one waits until the error log page was read. Section 5.2.
+    /// </summary>
     private bool _errorEventsMasked;
 
     private bool _strayDoorbell;
@@ -176,7 +178,9 @@ internal sealed partial class NvmeController
             ExecuteIO(command);
     }
 
-    /// <summary>True: the command is done with (posted, or nobody is there to hear of it). False: the queue is full.</summary>
+    /// <summary>
+    /// True: the command is done with (posted, or nobody is there to hear of it). False: the queue is full.
+    /// </summary>
     private bool TryComplete(NvmeCommand command)
     {
         if (_completionQueues[command.CompletionQueue] is not { Halted: false } queue || command.Parked)

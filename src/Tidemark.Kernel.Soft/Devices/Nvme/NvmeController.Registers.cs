@@ -255,7 +255,9 @@ internal sealed partial class NvmeController
         _ready = true;
     }
 
-    /// <summary>Section 7.3.2: queues and commands are gone; the admin queue registers and the CMB's address stay.</summary>
+    /// <summary>
+    /// Section 7.3.2: queues and commands are gone; the admin queue registers and the CMB's address stay.
+    /// </summary>
     private void ResetController(ControllerConfiguration configuration)
     {
         uint attributes = _adminQueueAttributes;

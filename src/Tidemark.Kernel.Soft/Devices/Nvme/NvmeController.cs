@@ -46,7 +46,8 @@ internal sealed partial class NvmeController : SoftDeviceModel
     private bool _flushFailed;
     private bool _disposed;
 
-    /// <exception cref="KernelException">The disk, its overlay or the controller's memory can not be opened.</exception>
+    /// <exception cref="KernelException">The disk, its overlay or the controller's memory can not be
+    /// opened.</exception>
     public NvmeController(SoftNvme description, IKernel host, IDmaPort port)
     {
         _description = description;
@@ -148,7 +149,9 @@ internal sealed partial class NvmeController : SoftDeviceModel
         _state = RunState.Quiesced;
     }
 
-    /// <summary>As Quiesced, and written blocks are durable. If that fails, <see cref="SaveFinal"/> has nothing to give.</summary>
+    /// <summary>
+    /// As Quiesced, and written blocks are durable. If that fails, <see cref="SaveFinal"/> has nothing to give.
+    /// </summary>
     public override void Freeze()
     {
         using Lock.Scope held = EnterGate();
@@ -180,7 +183,9 @@ internal sealed partial class NvmeController : SoftDeviceModel
         _controllerMemory.Dispose();
     }
 
-    /// <summary>Takes the gate from another thread than the worker, which steps aside for it between two steps.</summary>
+    /// <summary>
+    /// Takes the gate from another thread than the worker, which steps aside for it between two steps.
+    /// </summary>
     private Lock.Scope EnterGate()
     {
         Interlocked.Increment(ref _gateWanted);
@@ -217,7 +222,8 @@ internal sealed partial class NvmeController : SoftDeviceModel
         }
         catch (Exception defect)
         {
-            // A defect of ours must not end the process that a guest runs in: the controller reports a fatal failure, as
+            // A defect of ours must not end the process that a guest runs in: the controller reports a fatal failure,
+            // as
             // hardware would, and is of no use until it is reset.
             WorkerDefect ??= defect;
             FailFatally();

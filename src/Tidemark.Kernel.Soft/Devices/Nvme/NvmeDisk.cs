@@ -3,7 +3,8 @@ using Tidemark.Abi;
 namespace Tidemark.Kernel.Soft.Devices.Nvme;
 
 /// <summary>
-/// The blocks of a namespace in an ordinary file, and where written blocks go. Single-threaded; all calls answer with an
+/// The blocks of a namespace in an ordinary file, and where written blocks go. Single-threaded; all calls answer with
+/// an
 /// errno and never throw.
 /// </summary>
 internal sealed class NvmeDisk : IDisposable
@@ -98,7 +99,9 @@ internal sealed class NvmeDisk : IDisposable
     private Errno ReadFile(ulong offset, Span<byte> into) =>
         FileBytes.Read(_host, _file, offset, into, _description.ByteLength);
 
-    /// <summary>LIMIT: the file keeps its length; what a write puts behind it, in a last incomplete block, is dropped.</summary>
+    /// <summary>
+    /// LIMIT: the file keeps its length; what a write puts behind it, in a last incomplete block, is dropped.
+    /// </summary>
     private Errno WriteFile(ulong offset, ReadOnlySpan<byte> from)
     {
         ulong inside = offset >= _description.ByteLength ? 0 : _description.ByteLength - offset;

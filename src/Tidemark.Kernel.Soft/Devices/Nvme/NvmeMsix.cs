@@ -5,9 +5,11 @@ namespace Tidemark.Kernel.Soft.Devices.Nvme;
 
 /// <summary>MSI-X: the table, the pending bits, and what each vector does.</summary>
 /// <remarks>
-/// The host's kernel owns a real device's table: giving a vector an action is its programming and unmasking the vector, and
+/// The host's kernel owns a real device's table: giving a vector an action is its programming and unmasking the
+/// vector, and
 /// taking the action away is masking it. An interrupt of a masked vector stays pending until it is unmasked.
-/// FIDELITY: the enable bit of the capability does not gate delivery; the host's kernel sets it before any action exists.
+/// FIDELITY: the enable bit of the capability does not gate delivery; the host's kernel sets it before any action
+/// exists.
 /// </remarks>
 internal sealed class NvmeMsix
 {

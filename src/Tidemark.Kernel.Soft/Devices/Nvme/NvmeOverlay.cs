@@ -12,7 +12,8 @@ namespace Tidemark.Kernel.Soft.Devices.Nvme;
 /// | blocks, each at    | presence bitmap,   | 4 KiB: magic, version, namespace bytes, block bytes |
 /// | its own offset     | a bit per 4 KiB    |                                                     |
 /// </code>
-/// A block is written before its bit. A file of length 0 becomes an overlay; any other whose length and last page do not
+/// A block is written before its bit. A file of length 0 becomes an overlay; any other whose length and last page do
+/// not
 /// say that it is one of this namespace is refused and left alone.
 /// </remarks>
 internal sealed class NvmeOverlay : IDisposable

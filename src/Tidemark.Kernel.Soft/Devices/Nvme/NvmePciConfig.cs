@@ -3,7 +3,9 @@ using Tidemark.Nvme;
 
 namespace Tidemark.Kernel.Soft.Devices.Nvme;
 
-/// <summary>The controller's PCI configuration space: 256 bytes, of which software may change the bits of a mask.</summary>
+/// <summary>
+/// The controller's PCI configuration space: 256 bytes, of which software may change the bits of a mask.
+/// </summary>
 internal sealed class NvmePciConfig
 {
     public const int ByteLength = 256;
@@ -86,7 +88,8 @@ internal sealed class NvmePciConfig
 }
 
 /// <summary>
-/// What lies where in BAR0. The controller memory buffer is alone in its pages: it is plain memory and may be mapped; the
+/// What lies where in BAR0. The controller memory buffer is alone in its pages: it is plain memory and may be mapped;
+/// the
 /// doorbells are not, because nobody in this process can trap a store to them.
 /// </summary>
 internal static class NvmeBar

@@ -2,7 +2,9 @@ using Tidemark.Nvme;
 
 namespace Tidemark.Kernel.Soft.Devices.Nvme;
 
-/// <summary>A submission queue. Head and tail are entry numbers below <see cref="Entries"/>; equal means empty.</summary>
+/// <summary>
+/// A submission queue. Head and tail are entry numbers below <see cref="Entries"/>; equal means empty.
+/// </summary>
 internal sealed class NvmeSubmissionQueue
 {
     public required ushort Id { get; init; }
@@ -72,7 +74,8 @@ internal sealed class NvmeCommand
     public uint Result { get; set; }
 
     /// <summary>
-    /// Addresses of the data's pages, the first with its offset; null until they were read from guest memory. Not part of
+    /// Addresses of the data's pages, the first with its offset; null until they were read from guest memory. Not part
+    /// of
     /// the saved state: the guest leaves its lists alone until the completion, so they are read again.
     /// </summary>
     public ulong[]? Pages { get; set; }
@@ -105,10 +108,14 @@ internal static class NvmeLimits
 
     public const uint TransferBytes = PrpGeometry.PageByteLength << TransferShift;
 
-    /// <summary>LIMIT: one step holds the gate this long at most; a register access waits for no more than that.</summary>
+    /// <summary>
+    /// LIMIT: one step holds the gate this long at most; a register access waits for no more than that.
+    /// </summary>
     public const int ChunkBytes = 64 * 1024;
 
-    /// <summary>LIMIT: fetched commands of one submission queue, so that a full completion queue blocks only its own.</summary>
+    /// <summary>
+    /// LIMIT: fetched commands of one submission queue, so that a full completion queue blocks only its own.
+    /// </summary>
     public const int InFlightPerQueue = 32;
 
     /// <summary>LIMIT: commands fetched from one queue in one step.</summary>

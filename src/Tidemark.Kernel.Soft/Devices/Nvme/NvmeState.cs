@@ -60,7 +60,9 @@ internal sealed class NvmeStateWriter
     }
 }
 
-/// <summary>Reads fields of a payload. After the first read beyond the end all reads give 0 and it stays failed.</summary>
+/// <summary>
+/// Reads fields of a payload. After the first read beyond the end all reads give 0 and it stays failed.
+/// </summary>
 internal ref struct NvmeStateReader(ReadOnlySpan<byte> bytes)
 {
     private ReadOnlySpan<byte> _rest = bytes;

@@ -1,0 +1,45 @@
+using System.Reflection;
+using System.Runtime.CompilerServices;
+
+namespace Tidemark.Cli.Hosting;
+
+/// <summary>
+/// Compiles our own methods before a machine stands still for them: otherwise the first switchover of a process pays for
+/// the just-in-time compiler inside the downtime (measured: 150 ms of 230).
+/// </summary>
+internal static class CodeWarmUp
+{
+    /// <summary>Begins in the background, at low priority; nothing waits for it and nothing depends on it.</summary>
+    public static void Begin() =>
+        new Thread(CompileOwnMethods) { IsBackground = true, Name = "tidemark warm-up", Priority = ThreadPriority.BelowNormal }.Start();
+
+    private static void CompileOwnMethods()
+    {
+        const BindingFlags All = BindingFlags.Instance | BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic | BindingFlags.DeclaredOnly;
+        foreach (Assembly assembly in AppDomain.CurrentDomain.GetAssemblies())
+        {
+            if (assembly.GetName().Name is not { } name || !name.StartsWith("tidemark", StringComparison.OrdinalIgnoreCase))
+                continue;
+            foreach (Type type in assembly.GetTypes().Where(type => !type.ContainsGenericParameters))
+            {
+                foreach (MethodBase method in type.GetMethods(All).Cast<MethodBase>().Concat(type.GetConstructors(All)))
+                {
+                    if (!method.IsAbstract && !method.ContainsGenericParameters && (method.Attributes & MethodAttributes.PinvokeImpl) == 0)
+                        TryCompile(method);
+                }
+            }
+        }
+    }
+
+    private static void TryCompile(MethodBase method)
+    {
+        try
+        {
+            RuntimeHelpers.PrepareMethod(method.MethodHandle);
+        }
+        catch (Exception)
+        {
+            // A method that can not be compiled ahead is compiled when it is called, as always.
+        }
+    }
+}

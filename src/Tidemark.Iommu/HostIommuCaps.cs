@@ -7,7 +7,8 @@ namespace Tidemark.Iommu;
 public sealed class HostIommuCaps(
     IommuHwInfoType type, IommuHwCapabilities capabilities, byte maximumPasidLog2, ReadOnlyMemory<byte> vendorData)
 {
-    /// <summary>LIMIT: room for vendor data. Today's longest is 40 bytes; a longer one is cut, as the kernel allows.</summary>
+    /// <summary>LIMIT: room for vendor data. Today's longest is 40 bytes; a longer one is cut, as the kernel
+    /// allows.</summary>
     internal const uint MaximumVendorDataLength = 256;
 
     /// <summary>The kernel said nothing: no type, no capability.</summary>

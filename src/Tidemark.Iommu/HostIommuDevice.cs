@@ -4,7 +4,8 @@ using Tidemark.Memory;
 
 namespace Tidemark.Iommu;
 
-/// <summary>What can be asked of a <see cref="HostIommuDevice"/>. Open: an unknown number is refused, never guessed.</summary>
+/// <summary>What can be asked of a <see cref="HostIommuDevice"/>. Open: an unknown number is refused, never
+/// guessed.</summary>
 public enum HostIommuCapability
 {
     /// <summary>The <see cref="IommuHwInfoType"/>.</summary>
@@ -24,8 +25,8 @@ public enum HostIommuCapability
 /// The host's IOMMU as seen from one assigned device. Made when the device is attached; mediated devices have none.
 /// </summary>
 /// <param name="iovaRanges">
-/// Asks the container for its usable IOVAs, ascending; null when they can not be had. A question and not a value because
-/// the ranges change with every attach.
+/// Asks the container for its usable IOVAs, ascending; null when they can not be had. A question and not a value
+/// because the ranges change with every attach.
 /// </param>
 public sealed class HostIommuDevice(
     string name, uint deviceId, HostIommuCaps caps, Func<IReadOnlyList<IovaRange>?> iovaRanges)
@@ -52,7 +53,8 @@ public sealed class HostIommuDevice(
     }
 
     /// <summary>Reads one capability.</summary>
-    /// <returns><see cref="Errno.EINVAL"/> for a capability this code does not know; <paramref name="value"/> is then 0.</returns>
+    /// <returns><see cref="Errno.EINVAL"/> for a capability this code does not know; <paramref name="value"/> is then
+    /// 0.</returns>
     public Errno TryGet(HostIommuCapability capability, out ulong value)
     {
         switch (capability)

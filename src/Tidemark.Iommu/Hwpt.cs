@@ -7,8 +7,8 @@ namespace Tidemark.Iommu;
 /// <summary>What came of asking for a page table.</summary>
 /// <param name="Hwpt">The page table, or null when this kernel or IOMMU can not make such a one.</param>
 /// <param name="Refusal">
-/// Without a page table: <see cref="Errno.EOPNOTSUPP"/> (the IOMMU can not) or <see cref="Errno.ENOTTY"/> (the kernel is too
-/// old to be asked). Other errors are exceptions.
+/// Without a page table: <see cref="Errno.EOPNOTSUPP"/> (the IOMMU can not) or <see cref="Errno.ENOTTY"/> (the kernel
+/// is too old to be asked). Other errors are exceptions.
 /// </param>
 public readonly record struct HwptAllocation(Hwpt? Hwpt, Errno Refusal);
 
@@ -43,8 +43,10 @@ public sealed class Hwpt : IDisposable
 
     private Iommufd Iommufd => Ioas.Iommufd;
 
-    /// <summary>Makes a page table for the IOMMU before a device. It is filled with every mapping of the address space.</summary>
-    /// <exception cref="KernelException">The kernel failed for another reason than being unable; nothing was made.</exception>
+    /// <summary>Makes a page table for the IOMMU before a device. It is filled with every mapping of the address
+    /// space.</summary>
+    /// <exception cref="KernelException">The kernel failed for another reason than being unable; nothing was
+    /// made.</exception>
     public static HwptAllocation Allocate(Ioas ioas, uint deviceId, IommuHwptAllocFlags flags)
     {
         ArgumentNullException.ThrowIfNull(ioas);
@@ -56,7 +58,9 @@ public sealed class Hwpt : IDisposable
         {
             throw new KernelException(
                 $"Allocating a page table over IOAS {ioas.Id} for device id {deviceId} (flags {flags})", result.Errno,
-                result.Errno == Errno.EADDRINUSE ? "Something is mapped at an IOVA that this IOMMU can not use." : null);
+                result.Errno == Errno.EADDRINUSE
+                    ? "Something is mapped at an IOVA that this IOMMU can not use."
+                    : null);
         }
 
         return new HwptAllocation(new Hwpt(ioas, argument.OutHwptId, flags), Errno.Success);
@@ -66,7 +70,8 @@ public sealed class Hwpt : IDisposable
     /// Switches tracking on or off. Switching on what is on does nothing: the kernel would throw the dirty bits away.
     /// A failing switch-off counts as off and never leads to another switch-on.
     /// </summary>
-    /// <exception cref="KernelException">The kernel refused; tracking is off as far as this object is concerned.</exception>
+    /// <exception cref="KernelException">The kernel refused; tracking is off as far as this object is
+    /// concerned.</exception>
     public void SetDirtyTracking(bool on)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
@@ -84,7 +89,8 @@ public sealed class Hwpt : IDisposable
     /// Reads and clears the dirty bits of one mapping and adds them to <paramref name="pages"/> by guest page number.
     /// </summary>
     /// <param name="area">A whole mapping of the address space, of guest memory.</param>
-    /// <exception cref="KernelException">A read failed; bits taken before it are in <paramref name="pages"/>.</exception>
+    /// <exception cref="KernelException">A read failed; bits taken before it are in
+    /// <paramref name="pages"/>.</exception>
     public void HarvestDirty(MappedArea area, DirtyBuffer buffer, PageBitmap pages) =>
         ReadDirty(area, buffer, pages, IommuHwptGetDirtyBitmapFlags.None);
 

@@ -6,7 +6,8 @@ using Tidemark.Memory;
 namespace Tidemark.Iommu;
 
 /// <summary>
-/// An I/O address space: IOVAs and the memory they show. Devices see it through page tables (<see cref="Hwpt"/>) over it.
+/// An I/O address space: IOVAs and the memory they show. Devices see it through page tables (<see cref="Hwpt"/>) over
+/// it.
 /// </summary>
 /// <remarks>
 /// <see cref="Areas"/> is exactly what is mapped through this object, after success and after failure of every member.
@@ -14,10 +15,12 @@ namespace Tidemark.Iommu;
 /// </remarks>
 public sealed class Ioas : IDisposable
 {
-    /// <summary>LIMIT: the list of usable IOVAs can change while it is asked for; after this many growths we give up.</summary>
+    /// <summary>LIMIT: the list of usable IOVAs can change while it is asked for; after this many growths we give
+    /// up.</summary>
     private const int RangeQueryAttempts = 8;
 
-    /// <summary>LIMIT: more usable ranges than this is not a real machine; bounds what a broken kernel makes us allocate.</summary>
+    /// <summary>LIMIT: more usable ranges than this is not a real machine; bounds what a broken kernel makes us
+    /// allocate.</summary>
     private const uint MaximumRangeCount = 65536;
 
     private const uint RangeSize = 16;
@@ -45,7 +48,8 @@ public sealed class Ioas : IDisposable
     private IKernel Kernel => Iommufd.Kernel;
 
     /// <summary>Maps memory of this process at a chosen IOVA.</summary>
-    /// <param name="host">Inside a <see cref="Mapping"/> of the same kernel that outlives the mapping made here.</param>
+    /// <param name="host">Inside a <see cref="Mapping"/> of the same kernel that outlives the mapping made
+    /// here.</param>
     /// <param name="guest">The guest-physical address of the first byte, if it is guest memory.</param>
     /// <exception cref="KernelException">The kernel refused; nothing changed.</exception>
     public void Map(
@@ -60,8 +64,8 @@ public sealed class Ioas : IDisposable
     }
 
     /// <summary>
-    /// Maps part of a memory file at a chosen IOVA. Such a mapping does not depend on this process's view of the file. A
-    /// kernel before 6.13 can not do it and gets the same memory by address.
+    /// Maps part of a memory file at a chosen IOVA. Such a mapping does not depend on this process's view of the file.
+    /// A kernel before 6.13 can not do it and gets the same memory by address.
     /// </summary>
     /// <param name="fileOffset">Where in the file the mapped part begins, in bytes.</param>
     /// <param name="host">Where the same bytes lie in this process, for an old kernel.</param>
@@ -93,7 +97,8 @@ public sealed class Ioas : IDisposable
     /// </summary>
     /// <returns>Bytes unmapped; 0 when nothing was mapped there.</returns>
     /// <exception cref="ArgumentException">The range cuts a mapping; nothing changed.</exception>
-    /// <exception cref="KernelException">The kernel refused one; the lower ones are gone, it and the higher ones remain.</exception>
+    /// <exception cref="KernelException">The kernel refused one; the lower ones are gone, it and the higher ones
+    /// remain.</exception>
     public ulong Unmap(IovaRange range)
     {
         lock (_gate)
@@ -146,7 +151,8 @@ public sealed class Ioas : IDisposable
                 ReadRanges(buffer, Math.Min(argument.NumIovas, count)), argument.OutIovaAlignment);
         }
 
-        throw new KernelException($"Asking for the usable IOVAs of IOAS {Id}", Errno.EMSGSIZE, "The list kept growing.");
+        throw new KernelException(
+            $"Asking for the usable IOVAs of IOAS {Id}", Errno.EMSGSIZE, "The list kept growing.");
     }
 
     /// <summary>

@@ -4,8 +4,8 @@ using Tidemark.Kernel;
 namespace Tidemark.Iommu;
 
 /// <summary>
-/// One iommufd context: the descriptor that owns address spaces, page tables and bound devices. Closing it frees what is
-/// left, as soon as the last bound device is closed too.
+/// One iommufd context: the descriptor that owns address spaces, page tables and bound devices. Closing it frees what
+/// is left, as soon as the last bound device is closed too.
 /// </summary>
 public sealed class Iommufd : IDisposable
 {
@@ -22,8 +22,8 @@ public sealed class Iommufd : IDisposable
     public IKernel Kernel => Fd.Kernel;
 
     /// <summary>
-    /// Objects that could not be destroyed (they live until the descriptor is closed). Anything but 0 is a leak of ours:
-    /// something was destroyed while it was in use.
+    /// Objects that could not be destroyed (they live until the descriptor is closed). Anything but 0 is a leak of
+    /// ours: something was destroyed while it was in use.
     /// </summary>
     public int FailedDestroyCount => Volatile.Read(ref _failedDestroyCount);
 
@@ -48,7 +48,8 @@ public sealed class Iommufd : IDisposable
         return new Iommufd(new KernelFd(kernel, checked((int)result.Value)));
     }
 
-    /// <summary>Uses a descriptor that somebody else opened; it is closed with this object only if the handle owns it.</summary>
+    /// <summary>Uses a descriptor that somebody else opened; it is closed with this object only if the handle owns
+    /// it.</summary>
     public static Iommufd FromFd(KernelFd fd)
     {
         ArgumentNullException.ThrowIfNull(fd);
@@ -66,8 +67,8 @@ public sealed class Iommufd : IDisposable
 
     /// <summary>Asks about the IOMMU before a bound device.</summary>
     /// <returns>
-    /// <see cref="HostIommuCaps.Unknown"/> when the kernel has nothing to say (it predates the question, or the device has
-    /// no IOMMU): an absence of knowledge, not a failure.
+    /// <see cref="HostIommuCaps.Unknown"/> when the kernel has nothing to say (it predates the question, or the device
+    /// has no IOMMU): an absence of knowledge, not a failure.
     /// </returns>
     /// <exception cref="KernelException">The device id is wrong, or the kernel failed.</exception>
     public HostIommuCaps GetHwInfo(uint deviceId)

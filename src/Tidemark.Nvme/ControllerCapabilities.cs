@@ -37,7 +37,8 @@ public readonly record struct ControllerCapabilities(ulong Value)
     /// <summary>
     /// A controller with the NVM command set, contiguous queues, 4 KiB memory pages and doorbells side by side.
     /// </summary>
-    public static ControllerCapabilities Create(uint maximumQueueEntries, byte timeoutHalfSeconds, bool controllerMemory) =>
+    public static ControllerCapabilities Create(
+        uint maximumQueueEntries, byte timeoutHalfSeconds, bool controllerMemory) =>
         new((maximumQueueEntries - 1) | ContiguousBit | (ulong)timeoutHalfSeconds << 24 | NvmCommandSetBit
             | (controllerMemory ? ControllerMemoryBit : 0));
 }

@@ -12,7 +12,8 @@ namespace Tidemark.Vfio;
 /// <remarks>Independent of the device's migration state; a reset ends it. One caller at a time.</remarks>
 public sealed class DmaLogging(VfioDevice device)
 {
-    /// <summary>LIMIT: ranges in one start. UAPI: vfio.h promises as many as fit into a page; 4096 / 16 bytes.</summary>
+    /// <summary>LIMIT: ranges in one start. UAPI: vfio.h promises as many as fit into a page; 4096 / 16
+    /// bytes.</summary>
     public const int MaximumRanges = GuestPage.Size / RangeLength;
 
     private const int RangeLength = 16;
@@ -22,14 +23,16 @@ public sealed class DmaLogging(VfioDevice device)
     /// <summary>Whether the device logs, as far as this object knows.</summary>
     public bool IsStarted { get; private set; }
 
-    /// <summary>Bytes that are logged although nobody asked, because ranges had to be merged; 0 before a start.</summary>
+    /// <summary>Bytes that are logged although nobody asked, because ranges had to be merged; 0 before a
+    /// start.</summary>
     public ulong ExcessBytes { get; private set; }
 
     /// <summary>Bytes for which the device keeps one bit, as it decided at the start; 0 before.</summary>
     public ulong DevicePageSize { get; private set; }
 
     /// <summary>Starts logging. The log begins empty or with anything the device likes to report.</summary>
-    /// <param name="ranges">Any order; adjacent ones are joined, and if there are too many the smallest gaps are logged too.</param>
+    /// <param name="ranges">Any order; adjacent ones are joined, and if there are too many the smallest gaps are logged
+    /// too.</param>
     /// <param name="pageSize">The wanted granularity in bytes, a power of two.</param>
     /// <exception cref="KernelException">The device refused; it does not log.</exception>
     public void Start(IReadOnlyList<IovaRange> ranges, ulong pageSize = GuestPage.Size)
@@ -42,7 +45,10 @@ public sealed class DmaLogging(VfioDevice device)
         string operation = $"Starting the DMA log of {Device.Name} over {merged.Count} ranges "
             + $"({merged[0].First}-{merged[^1].Last})";
         if (merged[^1].Last.Value == ulong.MaxValue)
-            throw new KernelException(operation, Errno.EOVERFLOW, "A range can not end at the top of the 64-bit space.");
+        {
+            throw new KernelException(
+                operation, Errno.EOVERFLOW, "A range can not end at the top of the 64-bit space.");
+        }
 
         using Mapping list = Mapping.CreateAnonymous(Device.Kernel, (ulong)merged.Count * RangeLength);
         Span<byte> bytes = list.Bytes(0, merged.Count * RangeLength);
@@ -64,7 +70,8 @@ public sealed class DmaLogging(VfioDevice device)
     /// Reads and clears the log of one mapping and adds its bits to <paramref name="pages"/> by guest page number.
     /// </summary>
     /// <param name="area">A mapping of guest memory inside the logged ranges.</param>
-    /// <exception cref="KernelException">The device failed; what it reported until then is in <paramref name="pages"/>.</exception>
+    /// <exception cref="KernelException">The device failed; what it reported until then is in
+    /// <paramref name="pages"/>.</exception>
     public void Report(MappedArea area, DirtyBuffer buffer, PageBitmap pages)
     {
         DirtyHarvester.Read(area, buffer, pages, (chunk, bitmap) =>

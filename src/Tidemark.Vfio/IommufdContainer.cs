@@ -57,7 +57,8 @@ public sealed class IommufdContainer : IDisposable
         get { lock (_gate) return [.. _attachments]; }
     }
 
-    /// <summary>Whether any page table records dirty pages now; computed at each call, so that it ends with the last such table.</summary>
+    /// <summary>Whether any page table records dirty pages now; computed at each call, so that it ends with the last
+    /// such table.</summary>
     public bool SupportsDirtyTracking
     {
         get { lock (_gate) return _hwpts.Exists(entry => entry.Hwpt.HasDirtyTracking); }
@@ -76,7 +77,8 @@ public sealed class IommufdContainer : IDisposable
     {
         ArgumentNullException.ThrowIfNull(device);
         uint deviceId = device.DeviceId
-            ?? throw new InvalidOperationException($"{device.Name} must be bound to the iommufd before it is attached.");
+            ?? throw new InvalidOperationException(
+                $"{device.Name} must be bound to the iommufd before it is attached.");
         lock (_gate)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
@@ -92,8 +94,8 @@ public sealed class IommufdContainer : IDisposable
     }
 
     /// <summary>
-    /// Detaches a device; its DMA is blocked then. The last device of a page table takes it along. Nothing when it is not
-    /// attached here.
+    /// Detaches a device; its DMA is blocked then. The last device of a page table takes it along. Nothing when it is
+    /// not attached here.
     /// </summary>
     /// <exception cref="KernelException">The kernel refused; the device is forgotten here all the same.</exception>
     public void Detach(VfioDevice device)
@@ -131,7 +133,11 @@ public sealed class IommufdContainer : IDisposable
         ArgumentNullException.ThrowIfNull(memory);
         ArgumentOutOfRangeException.ThrowIfZero(byteLength);
         if (start.Value % GuestPage.Size != 0 || byteLength % GuestPage.Size != 0)
-            throw new ArgumentException($"The window of 0x{byteLength:x} bytes at {start} is not whole pages.", nameof(start));
+        {
+            throw new ArgumentException(
+                $"The window of 0x{byteLength:x} bytes at {start} is not whole pages.", nameof(start));
+        }
+
         MemorySlot slot = memory.FindSlot(start, byteLength) ?? throw new ArgumentOutOfRangeException(
             nameof(start), $"Guest memory has no 0x{byteLength:x} bytes at {start}.");
         ulong skipped = start.Value - slot.Start.Value;
@@ -140,7 +146,8 @@ public sealed class IommufdContainer : IDisposable
             memoryFile, access);
     }
 
-    /// <summary>Detaches what is still attached and frees everything. Never throws; failures are counted by the iommufd.</summary>
+    /// <summary>Detaches what is still attached and frees everything. Never throws; failures are counted by the
+    /// iommufd.</summary>
     public void Dispose()
     {
         lock (_gate)
@@ -285,7 +292,8 @@ public sealed class IommufdContainer : IDisposable
             }
             catch (KernelException)
             {
-                // The address space still remembers the mapping, so it stays queried; the first failure is the one to tell.
+                // The address space still remembers the mapping, so it stays queried; the first failure is the one to
+                // tell.
             }
         }
     }

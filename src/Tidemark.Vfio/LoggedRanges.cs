@@ -6,7 +6,8 @@ namespace Tidemark.Vfio;
 public static class LoggedRanges
 {
     /// <summary>
-    /// Rounds outward to pages, joins what touches or overlaps, and while there are too many joins across the smallest gap.
+    /// Rounds outward to pages, joins what touches or overlaps, and while there are too many joins across the smallest
+    /// gap.
     /// </summary>
     /// <param name="excessBytes">Bytes that the result covers and the input does not; rounding not counted.</param>
     /// <returns>Ascending, disjoint, not touching, at most <paramref name="maximumCount"/>.</returns>

@@ -3,7 +3,8 @@ using Tidemark.Abi;
 
 namespace Tidemark.Vfio;
 
-/// <summary>Reads the capability chain behind a region's information. Everything in it came from outside: checked.</summary>
+/// <summary>Reads the capability chain behind a region's information. Everything in it came from outside:
+/// checked.</summary>
 internal static class RegionCapabilities
 {
     private const int CapOffsetField = 12;
@@ -11,7 +12,8 @@ internal static class RegionCapabilities
     private const int SparseHeaderLength = 16;
     private const int AreaLength = 16;
 
-    /// <summary>The mappable parts, or null when the chain says nothing about them (then the whole region is).</summary>
+    /// <summary>The mappable parts, or null when the chain says nothing about them (then the whole region
+    /// is).</summary>
     public static IReadOnlyList<RegionArea>? FindSparseAreas(ReadOnlySpan<byte> info, ulong regionLength)
     {
         uint offset = BinaryPrimitives.ReadUInt32LittleEndian(info[CapOffsetField..]);

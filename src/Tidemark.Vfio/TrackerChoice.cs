@@ -29,7 +29,8 @@ public enum DeviceLogUse
 }
 
 /// <summary>
-/// The tracker of one device and why. Chosen for each device by itself: a neighbour in the same container never changes it.
+/// The tracker of one device and why. Chosen for each device by itself: a neighbour in the same container never changes
+/// it.
 /// </summary>
 /// <param name="Reason">One sentence for users.</param>
 public sealed record TrackerChoice(TrackerKind Kind, string Reason)
@@ -50,7 +51,9 @@ public sealed record TrackerChoice(TrackerKind Kind, string Reason)
         bool hasLog = HasDeviceLog(attachment.Device);
         if (hasLog && wish != DeviceLogUse.Off)
             return new TrackerChoice(TrackerKind.DeviceLog, $"{name} logs its own DMA.");
-        string noLog = hasLog ? "its own log is switched off (device-dirty-tracking=off)" : "it has no DMA log of its own";
+        string noLog = hasLog
+            ? "its own log is switched off (device-dirty-tracking=off)"
+            : "it has no DMA log of its own";
         return attachment.HasIommuTracking
             ? new TrackerChoice(TrackerKind.Iommu, $"The IOMMU before {name} sets dirty bits; {noLog}.")
             : new TrackerChoice(TrackerKind.Assumed,

@@ -9,10 +9,12 @@ namespace Tidemark.Vfio;
 /// </summary>
 /// <remarks>
 /// <code>
-/// Open/FromFd --BindIommufd--> bound (has a DeviceId) --TryAttach--> DMA possible --Detach--> DMA blocked --Dispose--> gone
+/// Open/FromFd --BindIommufd--> bound (has a DeviceId) --TryAttach--> DMA possible
+///                                 ^                                       |
+///                   DMA blocked   +---------------- TryDetach ------------+         any --Dispose--> gone
 /// </code>
-/// A descriptor answers EINVAL to nearly everything before it is bound. There is no unbind: closing does it, and closing
-/// also resets the device. Interrupts and the data stream of a migration must be given up before.
+/// A descriptor answers EINVAL to nearly everything before it is bound. There is no unbind: closing does it, and
+/// closing also resets the device. Interrupts and the data stream of a migration must be given up before.
 /// </remarks>
 public sealed class VfioDevice : IDisposable
 {
@@ -62,7 +64,8 @@ public sealed class VfioDevice : IDisposable
     /// <summary>Opens a PCI device that is bound to a VFIO driver.</summary>
     /// <param name="pciAddress">As the kernel writes it, <c>0000:01:00.0</c>.</param>
     /// <param name="name">What users call it; null: the PCI address.</param>
-    /// <exception cref="KernelException">No such device, not bound to a VFIO driver, or not openable; the remedy says which.</exception>
+    /// <exception cref="KernelException">No such device, not bound to a VFIO driver, or not openable; the remedy says
+    /// which.</exception>
     public static VfioDevice Open(IKernel kernel, ISysfs sysfs, string pciAddress, string? name = null)
     {
         string folder = VfioDiscovery.GetPciFolder(pciAddress);
@@ -125,8 +128,8 @@ public sealed class VfioDevice : IDisposable
     }
 
     /// <summary>
-    /// Attaches to an IOAS or HWPT, or replaces what it had. On failure the former attachment is intact. The errno is the
-    /// caller's to judge: EINVAL means that another page table may fit.
+    /// Attaches to an IOAS or HWPT, or replaces what it had. On failure the former attachment is intact. The errno is
+    /// the caller's to judge: EINVAL means that another page table may fit.
     /// </summary>
     /// <param name="usedId">The HWPT in use (for mediated devices the IOAS).</param>
     public SyscallResult TryAttach(uint pageTableId, out uint usedId)
@@ -172,7 +175,8 @@ public sealed class VfioDevice : IDisposable
     }
 
     /// <summary>Connects interrupts <paramref name="start"/>... of an index to eventfds; -1 disconnects one.</summary>
-    /// <exception cref="KernelException">Refused; which of them are connected is then unknown, so disable the index.</exception>
+    /// <exception cref="KernelException">Refused; which of them are connected is then unknown, so disable the
+    /// index.</exception>
     public void SetTriggers(uint index, uint start, ReadOnlySpan<int> eventfds) =>
         VfioInterrupts.SetTriggers(this, index, start, eventfds);
 
@@ -181,7 +185,8 @@ public sealed class VfioDevice : IDisposable
     public void DisableAll(uint index) => VfioInterrupts.DisableAll(this, index);
 
     /// <summary>Resets the device. Its migration state is then Running and its data streams are dead.</summary>
-    /// <exception cref="KernelException">It has no reset, or it failed; the state of the device is then unknown.</exception>
+    /// <exception cref="KernelException">It has no reset, or it failed; the state of the device is then
+    /// unknown.</exception>
     public void Reset()
     {
         // LIMIT: EAGAIN means that somebody else changes the device at this moment (a sysfs reset, a bus walk).

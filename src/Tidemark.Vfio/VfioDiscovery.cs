@@ -24,7 +24,11 @@ public static class VfioDiscovery
     {
         ArgumentNullException.ThrowIfNull(pciAddress);
         if (!IsPciAddress(pciAddress))
-            throw new ArgumentException($"\"{pciAddress}\" is not a PCI address such as 0000:01:00.0.", nameof(pciAddress));
+        {
+            throw new ArgumentException(
+                $"\"{pciAddress}\" is not a PCI address such as 0000:01:00.0.", nameof(pciAddress));
+        }
+
         return $"{PciFolder}/{pciAddress}";
     }
 
@@ -35,10 +39,16 @@ public static class VfioDiscovery
         ArgumentNullException.ThrowIfNull(sysfs);
         string operation = $"Looking for the VFIO device of {name}";
         if (!sysfs.Exists(folder))
-            throw new KernelException(operation, Errno.ENODEV, $"This host has no such device ({folder} does not exist).");
+        {
+            throw new KernelException(
+                operation, Errno.ENODEV, $"This host has no such device ({folder} does not exist).");
+        }
+
         if (!sysfs.Exists($"{folder}/vfio-dev"))
         {
-            string bound = FindDriver(sysfs, folder) is { } driver ? $"It is bound to {driver}" : "It is bound to no driver";
+            string bound = FindDriver(sysfs, folder) is { } driver
+                ? $"It is bound to {driver}"
+                : "It is bound to no driver";
             throw new KernelException(operation, Errno.ENODEV,
                 $"{bound}: bind it to vfio-pci or to its vendor's VFIO driver. Kernels before 6.6, or without "
                 + "CONFIG_VFIO_DEVICE_CDEV, offer only the legacy group interface.");

@@ -19,8 +19,9 @@ namespace Tidemark.Vfio;
 ///                                          +---- PRE_COPY_P2P       (the same stream goes on)
 ///   any --failed change--> somewhere on the way, or ERROR --reset--> RUNNING
 /// ]]></code>
-/// One request names the wanted state; the kernel walks the arcs, leaving out states that the device lacks. The stream's
-/// descriptor comes with the change that begins it and is dead when the state leaves the group; this object owns it.
+/// One request names the wanted state; the kernel walks the arcs, leaving out states that the device lacks. The
+/// stream's descriptor comes with the change that begins it and is dead when the state leaves the group; this object
+/// owns it.
 /// One caller at a time.
 /// </remarks>
 public sealed class VfioMigration : IDisposable
@@ -99,11 +100,13 @@ public sealed class VfioMigration : IDisposable
 
     /// <summary>Changes the state, and on failure brings the device into a state that the caller names.</summary>
     /// <param name="recovery">
-    /// Where a failed change shall end. Null: reset at once, for changes after which no state of the device can be trusted.
+    /// Where a failed change shall end. Null: reset at once, for changes after which no state of the device can be
+    /// trusted.
     /// </param>
     /// <remarks>
-    /// A failed change leaves the device on the way, possibly in ERROR, from which only a reset leads out. Whoever asked
-    /// knows which state is harmless (the source: RUNNING; the destination: STOP), so it is tried first because it keeps
+    /// A failed change leaves the device on the way, possibly in ERROR, from which only a reset leads out. Whoever
+    /// asked knows which state is harmless (the source: RUNNING; the destination: STOP), so it is tried first because
+    /// it keeps
     /// what the device was doing; a reset loses that, but always ends in RUNNING with nothing in flight.
     /// </remarks>
     /// <exception cref="KernelException">
@@ -142,7 +145,8 @@ public sealed class VfioMigration : IDisposable
 
     /// <summary>Reads the next bytes of the device's state.</summary>
     /// <returns>
-    /// Bytes read; 0 while it runs: nothing at this moment (drivers say so by ENOMSG or by 0); 0 when it is stopped: the end.
+    /// Bytes read; 0 while it runs: nothing at this moment (drivers say so by ENOMSG or by 0); 0 when it is stopped:
+    /// the end.
     /// </returns>
     /// <exception cref="KernelException">The device failed, or no stream is open.</exception>
     public int Read(Span<byte> buffer)
@@ -173,7 +177,11 @@ public sealed class VfioMigration : IDisposable
                 continue;
             result.ThrowIfFailed($"Writing {bytes.Length} bytes of state to {_device.Name}");
             if (result.Value <= 0)
-                throw new KernelException($"Writing {bytes.Length} bytes of state to {_device.Name} (none taken)", Errno.EIO);
+            {
+                throw new KernelException(
+                    $"Writing {bytes.Length} bytes of state to {_device.Name} (none taken)", Errno.EIO);
+            }
+
             bytes = bytes[checked((int)result.Value)..];
         }
     }

@@ -12,8 +12,8 @@ public readonly record struct RegionArea(ulong Offset, ulong ByteLength);
 /// One region of a device: a BAR, the configuration space, ... A region of length 0 is not implemented by the device.
 /// </summary>
 /// <remarks>
-/// Not every part can be mapped, and what can not (a doorbell page that somebody must see) is reached by calls. Each call
-/// is one access to the device if it is 1, 2, 4 or 8 bytes and aligned.
+/// Not every part can be mapped, and what can not (a doorbell page that somebody must see) is reached by calls. Each
+/// call is one access to the device if it is 1, 2, 4 or 8 bytes and aligned.
 /// </remarks>
 public sealed class VfioRegion
 {
@@ -103,7 +103,8 @@ public sealed class VfioRegion
         if (!inside || area.Offset % GuestPage.Size != 0 || area.ByteLength % GuestPage.Size != 0)
         {
             throw new ArgumentException(
-                $"0x{area.ByteLength:x} bytes at 0x{area.Offset:x} of region {Index} of {_device.Name} can not be mapped.",
+                $"0x{area.ByteLength:x} bytes at 0x{area.Offset:x} of region {Index} of {_device.Name} "
+                + "can not be mapped.",
                 nameof(area));
         }
 

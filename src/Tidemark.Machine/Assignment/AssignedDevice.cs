@@ -6,12 +6,12 @@ using Tidemark.Vfio;
 namespace Tidemark.Machine.Assignment;
 
 /// <summary>
-/// A device of a machine: opened, bound, attached to a container, with the tracker that sees its writes and the part that
-/// moves with the machine.
+/// A device of a machine: opened, bound, attached to a container, with the tracker that sees its writes and the part
+/// that moves with the machine.
 /// </summary>
 /// <remarks>
-/// Owns the device, not the container (devices share it). <see cref="Dispose"/> undoes in reverse: state stream, attachment,
-/// descriptor.
+/// Owns the device, not the container (devices share it). <see cref="Dispose"/> undoes in reverse: state stream,
+/// attachment, descriptor.
 /// </remarks>
 public sealed class AssignedDevice : IDisposable
 {
@@ -68,7 +68,8 @@ public sealed class AssignedDevice : IDisposable
     public ulong ReachableBytes =>
         ReachablePages.Aggregate(0UL, (sum, run) => sum + (run.Count << GuestPage.Shift));
 
-    /// <summary>The migration state that the kernel reports now; Running for a device without migration states.</summary>
+    /// <summary>The migration state that the kernel reports now; Running for a device without migration
+    /// states.</summary>
     /// <exception cref="KernelException">The device did not answer.</exception>
     public VfioDeviceMigState GetMigrationState() => _migration?.GetState() ?? VfioDeviceMigState.Running;
 

@@ -7,12 +7,12 @@ using Tidemark.Vfio;
 namespace Tidemark.Machine.Assignment;
 
 /// <summary>
-/// The dirty sources that cover the DMA of a machine's devices: every device is covered by exactly the tracker chosen for
-/// it, whatever its neighbours have.
+/// The dirty sources that cover the DMA of a machine's devices: every device is covered by exactly the tracker chosen
+/// for it, whatever its neighbours have.
 /// </summary>
 /// <remarks>
-/// One source for each page table that a device relies on, one for each device log, one for each writer nobody tracks. Make
-/// it after the memory is mapped. Dispose it after the last harvest; the sources are unusable then.
+/// One source for each page table that a device relies on, one for each device log, one for each writer nobody tracks.
+/// Make it after the memory is mapped. Dispose it after the last harvest; the sources are unusable then.
 /// </remarks>
 public sealed class AssignmentTracking : IDisposable
 {

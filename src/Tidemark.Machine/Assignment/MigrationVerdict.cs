@@ -15,7 +15,8 @@ public enum MigrationBlockerKind
     NoDeviceLog,
 }
 
-/// <summary>One reason why a machine can not migrate, found before anything starts. Each text is one sentence for users.</summary>
+/// <summary>One reason why a machine can not migrate, found before anything starts. Each text is one sentence for
+/// users.</summary>
 public sealed record MigrationBlocker(
     MigrationBlockerKind Kind, string Device, string Cause, string Evidence, string Remedy)
 {

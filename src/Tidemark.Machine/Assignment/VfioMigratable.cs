@@ -4,7 +4,8 @@ using Tidemark.Vfio;
 
 namespace Tidemark.Machine.Assignment;
 
-/// <summary>An assigned device as a part of a machine that moves: the engine's steps as migration states of VFIO.</summary>
+/// <summary>An assigned device as a part of a machine that moves: the engine's steps as migration states of
+/// VFIO.</summary>
 /// <remarks>
 /// <code>
 /// source          with PRE_COPY                        without

@@ -4,9 +4,14 @@ using Tidemark.Machine.Description;
 namespace Tidemark.Machine.Hosting;
 
 /// <summary>
-/// The right to write a machine's disks: an exclusive lock (flock) on each file that is written, held by the side that
+/// The right to write a machine's disks: an exclusive lock (flock) beside each file that is written, held by the side that
 /// runs. Read-only disks need none.
 /// </summary>
+/// <remarks>
+/// The lock is on <c>FILE.lock</c> and not on the file itself, because .NET takes a shared lock on every file it opens:
+/// reading the disk, here or elsewhere, would collide with the right to write it. The lock file stays behind, empty:
+/// removing it could pull it away under somebody who is just taking it.
+/// </remarks>
 public sealed class DiskLocks : IDisposable
 {
     private readonly string[] _paths;
@@ -54,7 +59,7 @@ public sealed class DiskLocks : IDisposable
             try
             {
                 foreach (string path in _paths.Skip(_held.Count).ToArray())
-                    _held.Add(new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None));
+                    _held.Add(new FileStream(path + ".lock", FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None));
                 return;
             }
             catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)

@@ -21,11 +21,14 @@ public sealed partial class NvmeDriver
         OutstandingCount = 0;
         EnableFunction();
         var capabilities = new ControllerCapabilities(_hardware.ReadRegister64(NvmeRegister.Capabilities));
-        if (capabilities.Value == ulong.MaxValue || !capabilities.HasNvmCommandSet || capabilities.MinimumPageShift > GuestPage.Shift)
-            throw new NvmeException($"The function is no NVMe controller this driver can run: CAP is 0x{capabilities.Value:x}.");
+        if (capabilities.Value == ulong.MaxValue || !capabilities.HasNvmCommandSet
+            || capabilities.MinimumPageShift > GuestPage.Shift)
+            throw new NvmeException(
+                $"The function is no NVMe controller this driver can run: CAP is 0x{capabilities.Value:x}.");
         if (capabilities.MaximumQueueEntries < _options.QueueEntries)
             throw new NvmeException(
-                $"NVMe queues of {_options.QueueEntries} entries exceed the controller's {capabilities.MaximumQueueEntries}.");
+                $"NVMe queues of {_options.QueueEntries} entries exceed the "
+                + $"controller's {capabilities.MaximumQueueEntries}.");
         _hardware.WriteRegister32(NvmeRegister.Configuration, 0);
         WaitForReady(ready: false, capabilities.ReadyTimeout);
         StartAdminQueue(capabilities);
@@ -113,7 +116,8 @@ public sealed partial class NvmeDriver
         IdentifyNamespace space = IdentifyNamespace.Parse(data);
         if (space.BlockCount == 0 || space.BlockShift is < 9 or > 16 || space.BlockCount > ulong.MaxValue >> 16)
             throw new NvmeException(
-                $"NVMe controller {SerialNumber} has no usable namespace 1: 0x{space.BlockCount:x} blocks of 2^{space.BlockShift} bytes.");
+                $"NVMe controller {SerialNumber} has no usable namespace 1: "
+                + $"0x{space.BlockCount:x} blocks of 2^{space.BlockShift} bytes.");
         uint limit = OwnTransferLimit;
         if (controller.MaximumTransferShift is > 0 and < 12)
             limit = Math.Min(limit, (uint)PrpGeometry.PageByteLength << controller.MaximumTransferShift);
@@ -154,7 +158,8 @@ public sealed partial class NvmeDriver
         Execute(new SubmissionEntry
         {
             Opcode = (byte)AdminOpcode.CreateSubmissionQueue,
-            Prp1 = controllerMemory is null ? IOSubmission.Value + _options.IovaOffset : _options.ControllerMemoryAddress,
+            Prp1 = controllerMemory is null
+                ? IOSubmission.Value + _options.IovaOffset : _options.ControllerMemoryAddress,
             Dword10 = (_options.QueueEntries - 1) << 16 | IOQueue,
             Dword11 = (uint)IOQueue << 16 | 1, // Its completion queue, contiguous.
         }, "Creating the I/O submission queue");

@@ -47,12 +47,14 @@ public sealed partial class NvmeDriver : IDisposable
         ArgumentNullException.ThrowIfNull(memory);
         ArgumentNullException.ThrowIfNull(options);
         if (options.QueueEntries is < 2 or > 1024)
-            throw new ArgumentException($"NVMe queues of {options.QueueEntries} entries are not between 2 and 1024.", nameof(options));
+            throw new ArgumentException(
+                $"NVMe queues of {options.QueueEntries} entries are not between 2 and 1024.", nameof(options));
         if (options.ArenaStart.Value % GuestPage.Size != 0
             || options.ArenaByteLength < RequiredArenaBytes(options.QueueEntries)
             || memory.FindSlot(options.ArenaStart, options.ArenaByteLength) is null)
             throw new ArgumentException(
-                $"The NVMe driver's arena of {options.ArenaByteLength} bytes at {options.ArenaStart} is not usable.", nameof(options));
+                $"The NVMe driver's arena of {options.ArenaByteLength} bytes at {options.ArenaStart} is not usable.",
+                nameof(options));
         _hardware = hardware;
         _memory = memory;
         _options = options;
@@ -164,7 +166,8 @@ public sealed partial class NvmeDriver : IDisposable
         int id = 0;
         while (_outstanding[id].Active)
             id++;
-        SubmissionEntry entry = SubmissionEntry.CreateIo(opcode, (ushort)id, namespaceId: 1, block, Math.Max(1, blockCount));
+        SubmissionEntry entry = SubmissionEntry.CreateIo(
+            opcode, (ushort)id, namespaceId: 1, block, Math.Max(1, blockCount));
         if (opcode != NvmOpcode.Flush)
             entry = WithPrps(entry, id, buffer, (uint)byteLength);
         _outstanding[id] = new Outstanding { Active = true, Tag = tag, Submitted = Stopwatch.GetTimestamp() };
@@ -175,7 +178,8 @@ public sealed partial class NvmeDriver : IDisposable
     private SubmissionEntry WithPrps(SubmissionEntry entry, int id, GuestPhysicalAddress buffer, uint byteLength)
     {
         if (buffer.Value % sizeof(uint) != 0 || _memory.FindSlot(buffer, byteLength) is null)
-            throw new ArgumentException($"Guest memory has no usable buffer of {byteLength} bytes at {buffer}.", nameof(buffer));
+            throw new ArgumentException(
+                $"Guest memory has no usable buffer of {byteLength} bytes at {buffer}.", nameof(buffer));
         ulong iova = buffer.Value + _options.IovaOffset;
         uint pages = PrpGeometry.CountPages(iova, byteLength);
         ulong second = (iova & ~(ulong)(PrpGeometry.PageByteLength - 1)) + PrpGeometry.PageByteLength;
@@ -202,9 +206,11 @@ public sealed partial class NvmeDriver : IDisposable
             throw new NvmeException($"NVMe controller {SerialNumber} has stopped: CSTS is 0x{status.Value:x}.");
         for (int index = 0; index < _outstanding.Length; index++)
         {
-            if (_outstanding[index].Active && Stopwatch.GetElapsedTime(_outstanding[index].Submitted) > _options.CommandTimeout)
+            if (_outstanding[index].Active
+                && Stopwatch.GetElapsedTime(_outstanding[index].Submitted) > _options.CommandTimeout)
                 throw new NvmeException(
-                    $"NVMe controller {SerialNumber} did not complete command 0x{index:x} within {_options.CommandTimeout.TotalSeconds} s.");
+                    $"NVMe controller {SerialNumber} did not complete command 0x{index:x} within "
+                    + $"{_options.CommandTimeout.TotalSeconds} s.");
         }
     }
 

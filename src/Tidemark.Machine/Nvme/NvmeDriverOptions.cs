@@ -40,7 +40,8 @@ public sealed record NvmeDriverOptions(GuestPhysicalAddress ArenaStart, ulong Ar
 /// <param name="MaximumTransferBytes">The longest transfer of one command, the driver's own limit included.</param>
 /// <param name="SubmissionQueueInController">The I/O submission queue lies in the controller's memory.</param>
 public sealed record NvmeNamespaceInfo(
-    ulong BlockCount, uint BlockByteLength, uint MaximumTransferBytes, bool WriteProtected, bool SubmissionQueueInController)
+    ulong BlockCount, uint BlockByteLength, uint MaximumTransferBytes, bool WriteProtected,
+    bool SubmissionQueueInController)
 {
     public ulong ByteLength => BlockCount * BlockByteLength;
 }

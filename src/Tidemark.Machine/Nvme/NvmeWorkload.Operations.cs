@@ -59,7 +59,8 @@ public sealed partial class NvmeWorkload
         writer.U64(_readBackUnit);
         NvmeWorkloadCounters counters = Counters;
         foreach (ulong value in (ReadOnlySpan<ulong>)
-            [counters.Reads, counters.Writes, counters.BytesRead, counters.BytesWritten, counters.DataErrors, counters.CommandErrors])
+            [counters.Reads, counters.Writes, counters.BytesRead, counters.BytesWritten, counters.DataErrors,
+             counters.CommandErrors])
             writer.U64(value);
         writer.U32((uint)_operations.Length);
         foreach (Operation operation in _operations)
@@ -107,7 +108,8 @@ public sealed partial class NvmeWorkload
             if (!good || kind == OperationKind.None)
                 continue;
             _operations[index] = new Operation { Kind = kind, Unit = reader.U64(), Generation = reader.U32() };
-            good = _operations[index].Unit < UnitCount && (kind == OperationKind.Read || IsWritten(_operations[index].Unit));
+            good = _operations[index].Unit < UnitCount
+                && (kind == OperationKind.Read || IsWritten(_operations[index].Unit));
             inFlight++;
         }
 
@@ -120,13 +122,15 @@ public sealed partial class NvmeWorkload
     }
 
     private NvmeException NotThisWorkload() =>
-        new($"The saved state of NVMe workload {_options.Name} is damaged or belongs to a workload with other options.");
+        new(
+            $"The saved state of NVMe workload {_options.Name} is damaged or belongs to one with other options.");
 
     /// <summary>Submits the next command. False: no buffer or no block is free at the moment.</summary>
     private bool TryIssue()
     {
         if (UnitCount == 0)
-            throw new NvmeException($"The disk of NVMe workload {_options.Name} is smaller than one block of {_options.BlockBytes} bytes.");
+            throw new NvmeException(
+                $"The disk of NVMe workload {_options.Name} is smaller than one block of {_options.BlockBytes} bytes.");
         int buffer = FindFreeBuffer();
         if (buffer < 0)
             return false;
@@ -196,11 +200,13 @@ public sealed partial class NvmeWorkload
     {
         int buffer = (int)Math.Min(completion.Tag, int.MaxValue);
         if (buffer >= _operations.Length || _operations[buffer].Kind == OperationKind.None)
-            throw new NvmeException($"NVMe workload {_options.Name} got a completion for buffer {completion.Tag}, which is not in use.");
+            throw new NvmeException(
+                $"NVMe workload {_options.Name} got a completion for buffer {completion.Tag}, which is not in use.");
         Operation operation = _operations[buffer];
         _operations[buffer] = default;
         string place = string.Create(
-            CultureInfo.InvariantCulture, $"{operation.Kind} at disk offset 0x{operation.Unit * (ulong)_options.BlockBytes:x}");
+            CultureInfo.InvariantCulture,
+            $"{operation.Kind} at disk offset 0x{operation.Unit * (ulong)_options.BlockBytes:x}");
         ulong bytes = (ulong)_options.BlockBytes;
         if (!completion.Status.Succeeded)
         {
@@ -220,7 +226,11 @@ public sealed partial class NvmeWorkload
         {
             SetGeneration(operation.Unit, operation.Generation);
             _readBackUnit = operation.Unit;
-            Count(counters => counters with { Writes = counters.Writes + 1, BytesWritten = counters.BytesWritten + bytes });
+            Count(counters => counters with
+            {
+                Writes = counters.Writes + 1,
+                BytesWritten = counters.BytesWritten + bytes,
+            });
             return;
         }
 
@@ -254,7 +264,8 @@ public sealed partial class NvmeWorkload
         int at = _actual.AsSpan().CommonPrefixLength(_wanted);
         return string.Create(
             CultureInfo.InvariantCulture,
-            $"{place} differs from byte 0x{at:x} on: 0x{_actual[at]:x2} instead of 0x{_wanted[at]:x2}, in the buffer at {BufferAt(buffer)}.");
+            $"{place} differs from byte 0x{at:x} on: 0x{_actual[at]:x2} instead of 0x{_wanted[at]:x2}, " +
+            $"in the buffer at {BufferAt(buffer)}.");
     }
 
     private GuestPhysicalAddress BufferAt(int buffer) =>

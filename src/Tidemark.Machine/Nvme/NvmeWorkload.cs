@@ -53,7 +53,8 @@ public sealed partial class NvmeWorkload : IDisposable
             && options.BufferByteLength >= (ulong)options.Depth * (ulong)options.BlockBytes
             && memory.FindSlot(options.BufferStart, options.BufferByteLength) is not null;
         if (!usable)
-            throw new ArgumentException($"NVMe workload {options.Name} has options that can not work together: {options}.", nameof(options));
+            throw new ArgumentException(
+                $"NVMe workload {options.Name} has options that can not work together: {options}.", nameof(options));
         _driver = driver;
         _memory = memory;
         _expected = expected;
@@ -108,7 +109,8 @@ public sealed partial class NvmeWorkload : IDisposable
             {
                 TimeSpan left = s_pauseLimit - Stopwatch.GetElapsedTime(start);
                 if (left <= TimeSpan.Zero || !Monitor.Wait(_gate, left))
-                    throw new NvmeException($"NVMe workload {_options.Name} did not pause within {s_pauseLimit.TotalSeconds} s.");
+                    throw new NvmeException(
+                        $"NVMe workload {_options.Name} did not pause within {s_pauseLimit.TotalSeconds} s.");
             }
         }
     }

@@ -44,5 +44,5 @@ public sealed record NvmeWorkloadOptions(string Name, GuestPhysicalAddress Buffe
 /// <param name="CommandErrors">Commands that failed.</param>
 /// <param name="FirstError">The first of either, in words; null when there is none.</param>
 public sealed record NvmeWorkloadCounters(
-    ulong Reads, ulong ReadsHere, ulong Writes, ulong BytesRead, ulong BytesWritten, ulong DataErrors, ulong CommandErrors,
-    string? FirstError);
+    ulong Reads, ulong ReadsHere, ulong Writes, ulong BytesRead, ulong BytesWritten, ulong DataErrors,
+    ulong CommandErrors, string? FirstError);

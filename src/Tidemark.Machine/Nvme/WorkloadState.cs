@@ -79,7 +79,8 @@ internal ref struct WorkloadStateReader
     }
 
     public ushort U16() =>
-        TryTake(sizeof(ushort), out ReadOnlySpan<byte> bytes) ? BinaryPrimitives.ReadUInt16LittleEndian(bytes) : (ushort)0;
+        TryTake(sizeof(ushort), out ReadOnlySpan<byte> bytes)
+            ? BinaryPrimitives.ReadUInt16LittleEndian(bytes) : (ushort)0;
 
     public uint U32() =>
         TryTake(sizeof(uint), out ReadOnlySpan<byte> bytes) ? BinaryPrimitives.ReadUInt32LittleEndian(bytes) : 0;

@@ -96,7 +96,8 @@ internal sealed partial class NvmeController
                 // One descriptor of type NGUID would need an assigned identifier; the list may be empty. Section
                 // 5.15.2.4.
                 break;
-            case IdentifyStructure.Namespace or IdentifyStructure.ActiveNamespaces or IdentifyStructure.NamespaceDescriptors:
+            case IdentifyStructure.Namespace or IdentifyStructure.ActiveNamespaces
+                or IdentifyStructure.NamespaceDescriptors:
                 return NvmeStatus.InvalidNamespace;
             default:
                 return NvmeStatus.InvalidField;

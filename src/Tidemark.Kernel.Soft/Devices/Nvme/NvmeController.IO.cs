@@ -69,7 +69,8 @@ internal sealed partial class NvmeController
             return NvmeStatus.UnrecoveredReadError;
         }
 
-        return CopyToGuest(command.Pages!, command.DoneBytes, chunk) ? NvmeStatus.Success : NvmeStatus.DataTransferError;
+        return CopyToGuest(command.Pages!, command.DoneBytes, chunk)
+            ? NvmeStatus.Success : NvmeStatus.DataTransferError;
     }
 
     private NvmeStatus WriteChunk(NvmeCommand command, ulong diskOffset, Span<byte> chunk)

@@ -146,7 +146,8 @@ internal sealed partial class NvmeController
             && inside < NvmeBar.ControllerMemoryByteLength;
         if (!inControllerMemory)
             return DmaRead(address, into);
-        return FileBytes.Read(_host, _controllerMemory, inside, into, NvmeBar.ControllerMemoryByteLength) == Errno.Success;
+        return FileBytes.Read(
+            _host, _controllerMemory, inside, into, NvmeBar.ControllerMemoryByteLength) == Errno.Success;
     }
 
     /// <summary>Advances the first command that can: one chunk of its data, or its completion.</summary>

@@ -54,7 +54,8 @@ internal sealed partial class NvmeController
     public override Errno WriteRegion(uint region, ulong offset, ReadOnlySpan<byte> from)
     {
         // The way of every command: no lock, so that a doorbell does not wait for the step that is being made.
-        if (region == BarRegion && from.Length == sizeof(uint) && offset / GuestPage.Size == NvmeBar.Doorbells / GuestPage.Size)
+        if (region == BarRegion && from.Length == sizeof(uint)
+            && offset / GuestPage.Size == NvmeBar.Doorbells / GuestPage.Size)
             return RingDoorbell(offset - NvmeBar.Doorbells, BinaryPrimitives.ReadUInt32LittleEndian(from));
         using Lock.Scope held = EnterGate();
         if (region == ConfigRegion)
@@ -105,7 +106,8 @@ internal sealed partial class NvmeController
                 return Errno.Success;
             default:
                 return FileBytes.Read(
-                    _host, _controllerMemory, offset - NvmeBar.ControllerMemory, into, NvmeBar.ControllerMemoryByteLength);
+                    _host, _controllerMemory, offset - NvmeBar.ControllerMemory, into,
+                    NvmeBar.ControllerMemoryByteLength);
         }
     }
 
@@ -115,8 +117,13 @@ internal sealed partial class NvmeController
         {
             case 0:
                 // Section 3.1: registers are accessed in their width, aligned; halves of a 64-bit one are allowed.
-                for (; from.Length >= sizeof(uint) && offset % sizeof(uint) == 0; offset += sizeof(uint), from = from[sizeof(uint)..])
+                while (from.Length >= sizeof(uint) && offset % sizeof(uint) == 0)
+                {
                     WriteRegister(offset, BinaryPrimitives.ReadUInt32LittleEndian(from));
+                    offset += sizeof(uint);
+                    from = from[sizeof(uint)..];
+                }
+
                 return Errno.Success;
             case NvmeBar.Doorbells:
                 return Errno.Success; // Not 32 bits wide: undefined in the specification, ignored here.
@@ -158,15 +165,18 @@ internal sealed partial class NvmeController
         BinaryPrimitives.WriteUInt32LittleEndian(into[(int)NvmeRegister.AdminQueueAttributes..], _adminQueueAttributes);
         BinaryPrimitives.WriteUInt64LittleEndian(into[(int)NvmeRegister.AdminSubmissionQueue..], _adminSubmissionQueue);
         BinaryPrimitives.WriteUInt64LittleEndian(into[(int)NvmeRegister.AdminCompletionQueue..], _adminCompletionQueue);
-        BinaryPrimitives.WriteUInt64LittleEndian(into[(int)NvmeRegister.ControllerMemorySpace..], _controllerMemorySpace.Value);
+        BinaryPrimitives.WriteUInt64LittleEndian(
+            into[(int)NvmeRegister.ControllerMemorySpace..], _controllerMemorySpace.Value);
         if (!_controllerMemorySpace.RegistersEnabled)
             return;
         const uint FirstPage = (uint)(NvmeBar.ControllerMemory / GuestPage.Size);
         const uint Pages = (uint)(NvmeBar.ControllerMemoryByteLength / GuestPage.Size);
         BinaryPrimitives.WriteUInt32LittleEndian(
-            into[(int)NvmeRegister.ControllerMemoryLocation..], ControllerMemoryLocation.Create(bar: 0, FirstPage).Value);
+            into[(int)NvmeRegister.ControllerMemoryLocation..],
+            ControllerMemoryLocation.Create(bar: 0, FirstPage).Value);
         BinaryPrimitives.WriteUInt32LittleEndian(
-            into[(int)NvmeRegister.ControllerMemorySize..], ControllerMemorySize.CreateForSubmissionQueues(Pages).Value);
+            into[(int)NvmeRegister.ControllerMemorySize..],
+            ControllerMemorySize.CreateForSubmissionQueues(Pages).Value);
     }
 
     private void WriteRegister(ulong offset, uint value)

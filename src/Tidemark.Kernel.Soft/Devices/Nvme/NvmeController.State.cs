@@ -260,7 +260,8 @@ internal sealed partial class NvmeController
         foreach (uint occurred in snapshot.Events)
             _events.Enqueue(occurred);
         (_blocksRead, _blocksWritten, _readCommands, _writeCommands, _mediaErrors) =
-            (snapshot.Counters[0], snapshot.Counters[1], snapshot.Counters[2], snapshot.Counters[3], snapshot.Counters[4]);
+            (snapshot.Counters[0], snapshot.Counters[1], snapshot.Counters[2], snapshot.Counters[3],
+             snapshot.Counters[4]);
         _ready = snapshot.Ready;
         // The source wrote to the overlay until Commit: what it holds is known only when this side begins to run.
         _reloadDisk = true;

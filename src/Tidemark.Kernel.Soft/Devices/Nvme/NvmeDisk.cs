@@ -19,7 +19,8 @@ internal sealed class NvmeDisk : IDisposable
     public NvmeDisk(IKernel host, SoftDisk description)
     {
         if (description.ByteLength == 0 || description.ByteLength > long.MaxValue / 2)
-            throw new KernelException($"Opening disk {description.Path} with {description.ByteLength} bytes", Errno.EINVAL);
+            throw new KernelException(
+                $"Opening disk {description.Path} with {description.ByteLength} bytes", Errno.EINVAL);
         _host = host;
         _description = description;
         OpenFlags flags = description.Mode == SoftDiskMode.WriteThrough ? OpenFlags.ReadWrite : OpenFlags.ReadOnly;

@@ -90,7 +90,8 @@ public sealed class ControllerCommandTests : IDisposable
         Assert.Equal(0x102, harness.Admin(ControllerHarness.CreateCompletionQueue(2, 1)).Status.Code);
         Assert.Equal(0x100, harness.Admin(ControllerHarness.CreateSubmissionQueue(3, 4)).Status.Code);
         Assert.Equal(0x10c, harness.Admin(new SubmissionEntry { Opcode = 4, Dword10 = 1 }).Status.Code);
-        Assert.Equal(0x109, harness.Admin(new SubmissionEntry { Opcode = 2, Dword10 = 0x77, Prp1 = 0x3000 }).Status.Code);
+        Assert.Equal(0x109, harness.Admin(
+            new SubmissionEntry { Opcode = 2, Dword10 = 0x77, Prp1 = 0x3000 }).Status.Code);
         Assert.Equal(NvmeStatus.Success, harness.IO(read).Status);
     }
 
@@ -105,7 +106,8 @@ public sealed class ControllerCommandTests : IDisposable
         Assert.Equal(0u, harness.Admin(new SubmissionEntry { Opcode = 10, Dword10 = 6 }).Result);
         Assert.Equal(1u, harness.Admin(new SubmissionEntry { Opcode = 10, Dword10 = 0x106 }).Result);
         harness.IO(ControllerHarness.Transfer(NvmOpcode.Read, 0, 8, 0x20_0000));
-        Assert.True(harness.Admin(new SubmissionEntry { Opcode = 2, Dword10 = 127u << 16 | 2, Prp1 = 0x3000 }).Status.Succeeded);
+        Assert.True(harness.Admin(
+            new SubmissionEntry { Opcode = 2, Dword10 = 127u << 16 | 2, Prp1 = 0x3000 }).Status.Succeeded);
         Assert.Equal(1ul, BinaryPrimitives.ReadUInt64LittleEndian(_memory.Read(0x3000 + 64, 8)));
         Assert.True(harness.Admin(new SubmissionEntry { Opcode = 0, Dword10 = 1 }).Status.Succeeded);
         Assert.True(harness.Admin(new SubmissionEntry { Opcode = 4, Dword10 = 1 }).Status.Succeeded);
@@ -189,7 +191,10 @@ public sealed class ControllerCommandTests : IDisposable
     public void Overlay_takes_writes_and_keeps_them_and_leaves_the_disk_alone()
     {
         string overlay = Path.GetTempFileName();
-        var disk = new SoftDisk(_file.Path, (ulong)_file.Content.Length, SoftDiskMode.Overlay) { OverlayPath = overlay };
+        var disk = new SoftDisk(_file.Path, (ulong)_file.Content.Length, SoftDiskMode.Overlay)
+        {
+            OverlayPath = overlay,
+        };
         byte[] written = new byte[3 * 512];
         new Random(9).NextBytes(written);
         byte[] after = [.. _file.Content];
@@ -223,7 +228,10 @@ public sealed class ControllerCommandTests : IDisposable
     public void A_file_that_is_no_overlay_of_this_disk_is_refused_and_not_touched()
     {
         using var other = new DiskFile(5000);
-        var disk = new SoftDisk(_file.Path, (ulong)_file.Content.Length, SoftDiskMode.Overlay) { OverlayPath = other.Path };
+        var disk = new SoftDisk(_file.Path, (ulong)_file.Content.Length, SoftDiskMode.Overlay)
+        {
+            OverlayPath = other.Path,
+        };
         var port = new FakeDmaPort(_memory.Guest);
         KernelException refused = Assert.Throws<KernelException>(
             () => new NvmeController(new SoftNvme("0000:01:00.0", "iommu0", disk), new LinuxKernel(), port));

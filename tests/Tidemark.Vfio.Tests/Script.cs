@@ -37,7 +37,8 @@ internal static class Script
     public static void ExpectIoasAlloc(this ScriptedKernel kernel, uint id) =>
         kernel.Expect(IommufdRequests.IoasAlloc, (_, argument) => argument.Write32(8, id));
 
-    public static void ExpectHwInfo(this ScriptedKernel kernel, uint deviceId, bool dirty, Errno errno = Errno.Success) =>
+    public static void ExpectHwInfo(
+        this ScriptedKernel kernel, uint deviceId, bool dirty, Errno errno = Errno.Success) =>
         kernel.Expect(IommufdRequests.GetHwInfo, (_, argument) =>
         {
             Assert.Equal(deviceId, (uint)argument.Read32(8));
@@ -47,7 +48,8 @@ internal static class Script
             return errno;
         });
 
-    public static void ExpectAttach(this ScriptedKernel kernel, int fd, uint pageTableId, Errno errno = Errno.Success) =>
+    public static void ExpectAttach(
+        this ScriptedKernel kernel, int fd, uint pageTableId, Errno errno = Errno.Success) =>
         kernel.Expect(VfioRequests.DeviceAttachIommufdPt, (actual, argument) =>
         {
             Assert.Equal(fd, actual);
@@ -133,7 +135,8 @@ internal static class Script
             return errno;
         });
 
-    /// <summary>One read of dirty bits; the pages, counted from the start of the read, are what the kernel sets.</summary>
+    /// <summary>One read of dirty bits; the pages, counted from the start of the read, are what the kernel
+    /// sets.</summary>
     public static unsafe void ExpectDirtyRead(
         this ScriptedKernel kernel, ulong iova, ulong length, Errno errno = Errno.Success, params ulong[] pages) =>
         kernel.Expect(IommufdRequests.HwptGetDirtyBitmap, (_, argument) =>
@@ -203,7 +206,8 @@ internal static class Script
             return errno;
         });
 
-    public static int Read32(this Span<byte> bytes, int offset) => BinaryPrimitives.ReadInt32LittleEndian(bytes[offset..]);
+    public static int Read32(this Span<byte> bytes, int offset) =>
+        BinaryPrimitives.ReadInt32LittleEndian(bytes[offset..]);
 
     public static ulong Read64(this Span<byte> bytes, int offset) =>
         BinaryPrimitives.ReadUInt64LittleEndian(bytes[offset..]);

@@ -8,8 +8,8 @@ namespace Tidemark.Vfio.Tests;
 internal delegate Errno Answer(int fd, Span<byte> argument);
 
 /// <summary>
-/// A kernel that plays a list: each ioctl (and read and write) must be the next one of the script. Memory and closing work
-/// as usual and are counted.
+/// A kernel that plays a list: each ioctl (and read and write) must be the next one of the script. Memory and closing
+/// work as usual and are counted.
 /// </summary>
 internal sealed unsafe class ScriptedKernel : IKernel
 {

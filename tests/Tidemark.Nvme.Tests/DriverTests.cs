@@ -85,7 +85,8 @@ public sealed class DriverTests : IDisposable
         driver.Initialize();
         Assert.Equal(controllerMemory, driver.Namespace.SubmissionQueueInController);
         Assert.True(driver.Namespace.WriteProtected);
-        NvmeWorkload workload = NewWorkload(driver, _memory.Guest, new NvmeWorkloadOptions("t", new(8 << 20), 4 << 20) { BlockBytes = 65536 });
+        NvmeWorkload workload = NewWorkload(
+            driver, _memory.Guest, new NvmeWorkloadOptions("t", new(8 << 20), 4 << 20) { BlockBytes = 65536 });
         workload.Start();
         WaitForReads(workload, 300);
         workload.Pause();
@@ -106,7 +107,8 @@ public sealed class DriverTests : IDisposable
         driver.Initialize();
         byte[] content = [.. _file.Content];
         content[0x12345] ^= 1;
-        var workload = new NvmeWorkload(driver, _memory.Guest, new ArrayContent(content), Options() with { Sequential = true });
+        var workload = new NvmeWorkload(
+            driver, _memory.Guest, new ArrayContent(content), Options() with { Sequential = true });
         _owned.Add(workload);
         workload.Start();
         WaitForReads(workload, 1100);
@@ -120,7 +122,10 @@ public sealed class DriverTests : IDisposable
     {
         string overlay = Path.GetTempFileName();
         _owned.Add(new Deletion(overlay));
-        var disk = new SoftDisk(_file.Path, (ulong)_file.Content.Length, SoftDiskMode.Overlay) { OverlayPath = overlay };
+        var disk = new SoftDisk(_file.Path, (ulong)_file.Content.Length, SoftDiskMode.Overlay)
+        {
+            OverlayPath = overlay,
+        };
         NvmeWorkloadOptions options = Options() with { WritePercent = 20, Depth = 16, BlockBytes = 16384 };
         NvmeController controller = NewController(disk);
         NvmeDriver driver = NewDriver(controller);
@@ -323,7 +328,8 @@ public sealed class DriverTests : IDisposable
         public void Read(ulong byteOffset, Span<byte> into)
         {
             into.Clear();
-            int inside = (int)Math.Min((ulong)into.Length, (ulong)content.Length - Math.Min(byteOffset, (ulong)content.Length));
+            int inside = (int)Math.Min(
+                (ulong)into.Length, (ulong)content.Length - Math.Min(byteOffset, (ulong)content.Length));
             content.AsSpan((int)byteOffset, inside).CopyTo(into);
         }
     }

@@ -68,7 +68,8 @@ public sealed class SoftKernelTests : IDisposable
             Assert.Equal(2, container.Hwpts.Count);
             Assert.Same(first.Attachment.Entry, second.Attachment.Entry);
             using AssignmentTracking tracking = AssignmentTracking.Create(_rig.Faults, devices);
-            Assert.Equal(["nvme1, nvme4 (iommu)", "nvme2 (device log)"], tracking.Sources.Select(source => source.Name));
+            Assert.Equal(
+                ["nvme1, nvme4 (iommu)", "nvme2 (device log)"], tracking.Sources.Select(source => source.Name));
             var tracker = new DirtyTracker(_rig.Memory.SpanPages, tracking.Sources);
             tracker.Start();
             ulong page = 600;
@@ -82,7 +83,9 @@ public sealed class SoftKernelTests : IDisposable
             }
 
             using DirtyLease lease = tracker.Harvest();
-            Assert.Equal(expected.Order(), Enumerable.Range(0, 2048).Select(bit => (ulong)bit).Where(bit => lease.Pages[bit]));
+            Assert.Equal(
+                expected.Order(),
+                Enumerable.Range(0, 2048).Select(bit => (ulong)bit).Where(bit => lease.Pages[bit]));
             Assert.Equal([4UL, 2UL], lease.BySource.Select(source => source.PageCount));
             tracker.Stop();
         }

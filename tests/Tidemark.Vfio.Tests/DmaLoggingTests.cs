@@ -145,7 +145,8 @@ public sealed class DmaLoggingTests : IDisposable
     private void Map(ulong iova, ulong length, ulong guest)
     {
         _kernel.ExpectMap(iova);
-        _ioas.Map(new Iova(iova), new HostAddress(0x1000), length, DmaAccess.ReadWrite, new GuestPhysicalAddress(guest));
+        _ioas.Map(
+            new Iova(iova), new HostAddress(0x1000), length, DmaAccess.ReadWrite, new GuestPhysicalAddress(guest));
     }
 
     private unsafe void ExpectStart((ulong, ulong)[] ranges, ulong answerPageSize, Errno errno = Errno.Success) =>

@@ -35,7 +35,8 @@ public sealed class ControllerStateTests : IDisposable
                     _memory.Guest.Write(new(list + (page - 1) * 8), buffer + page * 4096);
                 _memory.Guest.Write(new(buffer), new byte[Blocks * 512]);
                 ulong block = (ulong)(index * 1000);
-                expected[source.Submit(1, ControllerHarness.Transfer(NvmOpcode.Read, block, Blocks, buffer, list))] = index;
+                SubmissionEntry read = ControllerHarness.Transfer(NvmOpcode.Read, block, Blocks, buffer, list);
+                expected[source.Submit(1, read)] = index;
             }
 
             SpinWait.SpinUntil(() => source.Port.WriteCount > round * 40, TimeSpan.FromSeconds(20));
@@ -53,7 +54,8 @@ public sealed class ControllerStateTests : IDisposable
             NvmeController destination = port.Controller;
             destination.Quiesce();
             destination.Freeze();
-            Assert.Equal(Errno.Success, destination.LoadState(round % 2 == 0 ? [.. initial, .. changed, .. final] : final));
+            Assert.Equal(Errno.Success,
+                destination.LoadState(round % 2 == 0 ? [.. initial, .. changed, .. final] : final));
             Assert.Equal(writes, source.Port.WriteCount);
             destination.Unfreeze();
             destination.Run();
@@ -64,7 +66,8 @@ public sealed class ControllerStateTests : IDisposable
                 Assert.True(entry.Status.Succeeded, $"{entry.Status}");
                 Assert.True(expected.Remove(entry.CommandId, out int index));
                 byte[] data = _memory.Read(0x100_0000 + (ulong)index * 0x10_0000, (int)Blocks * 512);
-                Assert.True(_file.Content.AsSpan(index * 512_000, data.Length).SequenceEqual(data), $"Command {index} has other data.");
+                Assert.True(_file.Content.AsSpan(index * 512_000, data.Length).SequenceEqual(data),
+                    $"Command {index} has other data.");
                 before++;
             }
 
@@ -144,7 +147,10 @@ public sealed class ControllerStateTests : IDisposable
     public void What_the_source_wrote_to_the_overlay_until_the_end_is_seen_by_the_destination()
     {
         string overlay = Path.GetTempFileName();
-        var disk = new SoftDisk(_file.Path, (ulong)_file.Content.Length, SoftDiskMode.Overlay) { OverlayPath = overlay };
+        var disk = new SoftDisk(_file.Path, (ulong)_file.Content.Length, SoftDiskMode.Overlay)
+        {
+            OverlayPath = overlay,
+        };
         try
         {
             using var source = new ControllerHarness(disk, _memory);
@@ -210,7 +216,8 @@ public sealed class ControllerStateTests : IDisposable
                 random.NextBytes(value);
                 if (random.Next(2) == 0)
                     value = BitConverter.GetBytes(random.Next(16));
-                ulong offset = (ulong)random.Next(2) == 0 ? 0x1000 + (ulong)random.Next(40) * 4 : (ulong)random.Next(0x7ff0);
+                ulong offset = (ulong)random.Next(2) == 0
+                    ? 0x1000 + (ulong)random.Next(40) * 4 : (ulong)random.Next(0x7ff0);
                 if (offset is >= NvmeRegister.Configuration and < NvmeRegister.Status)
                     continue;
                 harness.Controller.WriteRegion(0, offset, value);

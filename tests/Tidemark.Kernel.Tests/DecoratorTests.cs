@@ -89,14 +89,14 @@ public sealed class RecordingKernelTests
                 },
             },
             call => lines.Add(call.ToLine()));
-        kernel.Open("/tmp path/é%=", OpenFlags.ReadWrite);
+        kernel.Open("/a path/é%=", OpenFlags.ReadWrite);
         kernel.Ioctl(3, 0x3b80, [8, 0, 1]);
         kernel.Read(3, new byte[4]);
         kernel.Pwrite(3, [], ulong.MaxValue);
         kernel.Poll([new PollDescriptor(3, PollEvents.In, PollEvents.None)], -1);
         Assert.Equal(
             [
-                "open 2 text=/tmp%20path/%C3%A9%25%3D = 3",
+                "open 2 text=/a%20path/%C3%A9%25%3D = 3",
                 "ioctl 3 15232 in=080001 out=ff0001 = 1",
                 "read 3 4 out=7272 = 2",
                 "pwrite 3 -1 in= = 0",

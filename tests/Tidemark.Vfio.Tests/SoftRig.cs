@@ -8,8 +8,8 @@ using Tidemark.Memory;
 namespace Tidemark.Vfio.Tests;
 
 /// <summary>
-/// A soft host with guest memory of 8 MiB and NVMe controllers: <c>01</c> tracked by its IOMMU only, <c>02</c> with a log of
-/// its own behind an IOMMU that can not track, <c>03</c> like 02 without the log, <c>04</c> like 01.
+/// A soft host with guest memory of 8 MiB and NVMe controllers: <c>01</c> tracked by its IOMMU only, <c>02</c> with a
+/// log of its own behind an IOMMU that can not track, <c>03</c> like 02 without the log, <c>04</c> like 01.
 /// </summary>
 internal sealed class SoftRig : IDisposable
 {

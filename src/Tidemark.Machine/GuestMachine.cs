@@ -47,6 +47,8 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         _layout = MemoryLayout.Plan(description);
         try
         {
+            if (description.Prefault && HostLimits.FindMemoryShortage(sysfs, description.MemoryBytes, "Prefaulting guest memory") is { } shortage)
+                throw new KernelException("Starting the machine", Errno.ENOMEM, shortage);
             _memoryFile = Own(GuestMemoryFile.Create(kernel, _layout, description.Prefault));
             _disks = Own(new DiskLocks(description.SoftHost));
             AssignDevices();
@@ -83,6 +85,13 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
     public IReadOnlyList<IMigratable> Parts { get; }
 
     public ReadOnlyMemory<byte> Description { get; }
+
+    /// <summary>Why the machine can not be sent now, or null: the first pass looks at every page, touched or not.</summary>
+    public string? FindSendShortage()
+    {
+        ulong touched = Math.Min(HostLimits.ReadTouchedSharedMemory(_sysfs), Memory.ByteLength);
+        return HostLimits.FindMemoryShortage(_sysfs, Memory.ByteLength - touched, "Looking at every page of the machine");
+    }
 
     /// <summary>Why part of the workload ended by itself, or null.</summary>
     public string? WorkloadFailure => _workload.Failure;

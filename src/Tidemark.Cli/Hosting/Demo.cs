@@ -3,6 +3,8 @@ using System.Text.Json.Nodes;
 using Tidemark.Cli.Commands;
 using Tidemark.Cli.Control;
 using Tidemark.Cli.Output;
+using Tidemark.Kernel.Linux;
+using Tidemark.Machine.Hosting;
 
 namespace Tidemark.Cli.Hosting;
 
@@ -24,6 +26,8 @@ internal sealed class Demo(DemoOptions options, Terminal terminal)
 
     public JsonObject Run(CancellationToken cancellation, out int exitCode)
     {
+        if (HostLimits.FindMemoryShortage(new LinuxSysfs(), checked(2 * options.MemoryBytes), "A demo with both sides on one host") is { } shortage)
+            throw new CommandFailure(shortage);
         string folder = Directory.CreateTempSubdirectory("tidemark-demo-").FullName;
         string? runtimeBefore = Environment.GetEnvironmentVariable("TIDEMARK_RUNTIME_DIR");
         try

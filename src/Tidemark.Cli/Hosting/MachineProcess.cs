@@ -171,6 +171,8 @@ internal sealed class MachineProcess : IDisposable
             Verify = request["verify"]?.GetValue<bool>() ?? false,
             Faults = _faults,
         };
+        if (_machine.FindSendShortage() is { } shortage)
+            throw new CommandFailure($"{_name} can not be migrated: {shortage}");
         using var cancel = new CancellationTokenSource();
         lock (_gate)
         {

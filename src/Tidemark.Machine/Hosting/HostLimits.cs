@@ -19,11 +19,8 @@ public static class HostLimits
     {
         ArgumentNullException.ThrowIfNull(sysfs);
         var shortages = new List<string>();
-        if (!memoryIsTouched && ReadAvailableMemory(sysfs) is { } available && available < memoryBytes)
-        {
-            shortages.Add(
-                $"The host has {ByteSize.Format(available)} of memory available and the machine needs {ByteSize.Format(memoryBytes)}. Free memory there, or choose another host.");
-        }
+        if (!memoryIsTouched && FindMemoryShortage(sysfs, memoryBytes, "Receiving the machine") is { } shortage)
+            shortages.Add(shortage);
 
         if (ReadLimit(sysfs, "Max open files") is { } limit)
         {
@@ -37,6 +34,32 @@ public static class HostLimits
         }
 
         return shortages;
+    }
+
+    /// <summary>
+    /// Whether touching so much memory that was never touched would exhaust the host: better told than found out by a
+    /// process that is killed. Null when it fits or nothing can be found out.
+    /// </summary>
+    /// <param name="purpose">What would touch it, as a sentence's beginning.</param>
+    public static string? FindMemoryShortage(ISysfs sysfs, ulong untouchedBytes, string purpose)
+    {
+        ArgumentNullException.ThrowIfNull(sysfs);
+        return ReadAvailableMemory(sysfs) is { } available && available < untouchedBytes
+            ? $"{purpose} takes {ByteSize.Format(untouchedBytes)} of memory, and the host has {ByteSize.Format(available)} available. Give it more, or use a smaller machine."
+            : null;
+    }
+
+    /// <summary>Shared memory that this process has touched, in bytes; 0 when unknown.</summary>
+    public static ulong ReadTouchedSharedMemory(ISysfs sysfs)
+    {
+        ArgumentNullException.ThrowIfNull(sysfs);
+        if (!sysfs.TryReadText("/proc/self/status", out string? text))
+            return 0;
+        string? line = text.Split('\n').FirstOrDefault(line => line.StartsWith("RssShmem:", StringComparison.Ordinal));
+        return line is not null
+            && ulong.TryParse(line["RssShmem:".Length..].Replace("kB", "", StringComparison.Ordinal).Trim(), CultureInfo.InvariantCulture, out ulong kib)
+            ? kib << 10
+            : 0;
     }
 
     private static ulong? ReadAvailableMemory(ISysfs sysfs)

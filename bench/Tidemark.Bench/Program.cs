@@ -1,3 +1,4 @@
+using System.Globalization;
 using Tidemark.Bench;
 
 // Measures ratios on this machine: each figure has its yardstick measured beside it, in turns, in the same process.
@@ -6,12 +7,22 @@ string[] rest = [.. args.Where(argument => argument != "--json")];
 return rest switch
 {
     ["kernels"] => KernelsBench.Run(json),
+    ["migrate", ..] => MigrateBench.Run(rest[1..], json),
+    // The two sides of plain loopback, started by `migrate`.
+    ["loopback-send", var bytes, var channels, var port] => LoopbackRun.Send(Size(bytes), Count(channels), Count(port)),
+    ["loopback-receive", var bytes, var channels] => LoopbackRun.Receive(Size(bytes), Count(channels)),
     _ => Usage(),
 };
+
+static ulong Size(string text) => ulong.Parse(text, CultureInfo.InvariantCulture);
+
+static int Count(string text) => int.Parse(text, CultureInfo.InvariantCulture);
 
 static int Usage()
 {
     Console.Error.WriteLine("Usage: Tidemark.Bench kernels [--json]");
+    Console.Error.WriteLine("       Tidemark.Bench migrate [--memory 4GiB] [--channels 2] [--pairs 7] [--json]");
     Console.Error.WriteLine("  kernels   zero-page test, clean bitmap scan and page hash against plain reading");
+    Console.Error.WriteLine("  migrate   the first pass of a migration against plain TCP between two processes");
     return 64;
 }

@@ -30,6 +30,12 @@ public sealed record SoftNvme(string Address, string IommuUnit, SoftDisk Disk)
 
     /// <summary>Can log its own DMA (DMA_LOGGING_*).</summary>
     public bool DmaLogging { get; init; }
+
+    /// <summary>
+    /// At most 20 ASCII characters. State moves only between controllers of equal serial number: it names the disk, not
+    /// the slot.
+    /// </summary>
+    public string SerialNumber { get; init; } = $"TM{Address}";
 }
 
 /// <summary>Where a namespace's blocks lie.</summary>

@@ -18,18 +18,19 @@ internal static class CheckCommand
             Arity = ArgumentArity.ZeroOrOne,
         };
         Option<string?> kernel = SharedOptions.Kernel("Which kernel to look at; without it: soft if the machine file has a softHost, else linux.");
+        Option<string?> trace = SharedOptions.Trace();
         Option<bool> json = SharedOptions.Json();
         var command = new Command(
             "check",
             "Tell whether this host and its devices can migrate live, and if not, exactly why and what to change.\n\nOpens, binds and attaches each device for a moment: devices in use elsewhere are reported as such.\nExit code 0 ready, 1 not ready, 3 the kernel has no iommufd.")
         {
-            file, kernel, json,
+            file, kernel, trace, json,
         };
         runner.Attach(command, (parsed, terminal, _) =>
         {
             string? path = parsed.GetValue(file);
             MachineDescription? machine = path is null ? null : SharedOptions.ReadMachineFile(path);
-            using KernelChoice choice = KernelChoice.Create(parsed.GetValue(kernel), machine);
+            using KernelChoice choice = KernelChoice.Create(parsed.GetValue(kernel), machine, parsed.GetValue(trace));
             HostCheck check = HostCheck.Run(choice.Kernel, choice.Sysfs, machine?.Devices);
             if (parsed.GetValue(json))
                 terminal.Result(ToJson(check).ToJsonString());

@@ -18,15 +18,18 @@ internal static class RunCommand
         Argument<string> file = SharedOptions.MachineFilePath();
         Option<string?> name = NameOption();
         Option<string?> kernel = SharedOptions.Kernel(KernelMeaning);
+        Option<string?> trace = SharedOptions.Trace();
         Option<string?> plant = PlantOption();
         Option<bool> tied = TiedOption();
         var command = new Command("run", "Run a machine from its file, until it is stopped or has moved away.\n\nCtrl-C stops it in order. Move it with `tidemark migrate`.")
         {
-            file, name, kernel, plant, tied,
+            file, name, kernel, trace, plant, tied,
         };
         runner.Attach(command, (parsed, terminal, cancellation) => Host(
-            parsed.GetRequiredValue(file), parsed.GetValue(name), parsed.GetValue(kernel), parsed.GetValue(plant),
-            parsed.GetValue(tied), terminal,
+            new HostRequest(
+                parsed.GetRequiredValue(file), parsed.GetValue(name), parsed.GetValue(kernel), parsed.GetValue(plant),
+                parsed.GetValue(trace), parsed.GetValue(tied)),
+            terminal,
             (process, token) => process.RunFresh(token), cancellation));
         return command;
     }
@@ -42,18 +45,21 @@ internal static class RunCommand
         var insecure = new Option<bool>("--insecure") { Description = "Allow an unencrypted migration from beyond this host." };
         Option<string?> name = NameOption();
         Option<string?> kernel = SharedOptions.Kernel(KernelMeaning);
+        Option<string?> trace = SharedOptions.Trace();
         Option<bool> tied = TiedOption();
         var command = new Command("receive", "Wait for a machine that matches the file, take it, and run it.\n\nTakes one machine. Ends with 1 when the migration fails: the machine then runs where it was.")
         {
-            file, listen, insecure, name, kernel, tied,
+            file, listen, insecure, name, kernel, trace, tied,
         };
         runner.Attach(command, (parsed, terminal, cancellation) =>
         {
             MigrationAddress address = SharedOptions.Address(parsed.GetRequiredValue(listen));
             SharedOptions.RequireSafe(address, parsed.GetValue(insecure));
             return Host(
-                parsed.GetRequiredValue(file), parsed.GetValue(name), parsed.GetValue(kernel), plantName: null,
-                parsed.GetValue(tied), terminal,
+                new HostRequest(
+                    parsed.GetRequiredValue(file), parsed.GetValue(name), parsed.GetValue(kernel), Plant: null,
+                    parsed.GetValue(trace), parsed.GetValue(tied)),
+                terminal,
                 (process, token) =>
                 {
                     using SocketAcceptor acceptor = SocketAcceptor.Listen(address);
@@ -65,18 +71,18 @@ internal static class RunCommand
     }
 
     private static int Host(
-        string file, string? name, string? kernelName, string? plantName, bool tied, Terminal terminal,
+        HostRequest request, Terminal terminal,
         Func<MachineProcess, CancellationToken, int> body, CancellationToken cancellation)
     {
-        Plant plant = Plant.Find(plantName);
-        MachineDescription description = SharedOptions.ReadMachineFile(file);
-        string machineName = name ?? description.Name;
+        Plant plant = Plant.Find(request.Plant);
+        MachineDescription description = SharedOptions.ReadMachineFile(request.File);
+        string machineName = request.Name ?? description.Name;
         if (!MachineName.IsValid(machineName))
             throw new CommandFailure($"\"{machineName}\" is not a name: 1 to 64 letters, digits, '-', '_' or '.'.", ExitCode.Usage);
         using var end = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
-        if (tied)
+        if (request.Tied)
             EndWithStandardInput(end);
-        using KernelChoice kernel = KernelChoice.Create(kernelName, description, plant.Kernel);
+        using KernelChoice kernel = KernelChoice.Create(request.Kernel, description, request.Trace, plant.Kernel);
         using GuestMachine machine = GuestMachine.Assemble(description, kernel.Kernel, kernel.Sysfs, plant.Machine);
         using var process = new MachineProcess(machineName, machine, terminal, plant.Engine);
         return body(process, end.Token);
@@ -100,6 +106,9 @@ internal static class RunCommand
                 // The command has ended already.
             }
         }) { IsBackground = true, Name = "tidemark tied" }.Start();
+
+    /// <summary>What <c>run</c> and <c>receive</c> have in common.</summary>
+    private sealed record HostRequest(string File, string? Name, string? Kernel, string? Plant, string? Trace, bool Tied);
 
     private static Option<string?> NameOption() => new("--name") { Description = "Another name than the file's.", HelpName = "NAME" };
 

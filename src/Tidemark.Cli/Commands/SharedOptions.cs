@@ -45,6 +45,8 @@ internal static class SharedOptions
 
     public static Option<string?> Report() => new("--report") { Description = "Write an HTML report with a heat map of dirty pages.", HelpName = "FILE" };
 
+    public static Option<string?> Trace() => new("--trace") { Description = "Write every call to the kernel into this file, in strace's spelling.", HelpName = "FILE" };
+
     public static Argument<string> MachineName() => new("machine") { Description = "The machine's name, as `tidemark list` shows it." };
 
     public static Argument<string> MachineFilePath() => new("file") { Description = "The machine file (docs/reference/machine-file.md).", HelpName = "MACHINE.json" };

@@ -9,12 +9,14 @@ namespace Tidemark.Cli.Hosting;
 internal sealed class KernelChoice : IDisposable
 {
     private readonly SoftKernel? _soft;
+    private readonly TraceFile? _trace;
 
-    private KernelChoice(IKernel kernel, ISysfs sysfs, SoftKernel? soft)
+    private KernelChoice(IKernel kernel, ISysfs sysfs, SoftKernel? soft, TraceFile? trace)
     {
-        Kernel = kernel;
+        Kernel = trace is null ? kernel : new TracingKernel(kernel, trace.Write);
         Sysfs = sysfs;
         _soft = soft;
+        _trace = trace;
     }
 
     public IKernel Kernel { get; }
@@ -22,22 +24,29 @@ internal sealed class KernelChoice : IDisposable
     public ISysfs Sysfs { get; }
 
     /// <param name="wanted"><c>soft</c>, <c>linux</c>, or null: soft when the machine file describes a soft host.</param>
+    /// <param name="tracePath">A file that gets a line for each call to the kernel, or null.</param>
     /// <exception cref="CommandFailure">The soft kernel is wanted and no hardware is described for it, or a disk can not be used.</exception>
-    public static KernelChoice Create(string? wanted, MachineDescription? machine, SoftKernelFaults faults = SoftKernelFaults.None)
+    public static KernelChoice Create(
+        string? wanted, MachineDescription? machine, string? tracePath = null, SoftKernelFaults faults = SoftKernelFaults.None)
     {
+        TraceFile? trace = tracePath is null ? null : TraceFile.Create(tracePath);
         bool soft = wanted is null ? machine?.SoftHost is not null : wanted == "soft";
         var host = new LinuxKernel();
         if (!soft)
-            return new KernelChoice(host, new LinuxSysfs(), null);
+            return new KernelChoice(host, new LinuxSysfs(), null, trace);
         if (machine?.SoftHost is not { } description)
             throw new CommandFailure("The soft kernel needs hardware: add a \"softHost\" to the machine file.", ExitCode.Usage);
-        var kernel = new SoftKernel(host, Build(description), faults);
-        return new KernelChoice(kernel, kernel.Sysfs, kernel);
+        var kernel = new SoftKernel(host, Build(description, machine.Devices), faults);
+        return new KernelChoice(kernel, kernel.Sysfs, kernel, trace);
     }
 
-    public void Dispose() => _soft?.Dispose();
+    public void Dispose()
+    {
+        _soft?.Dispose();
+        _trace?.Dispose();
+    }
 
-    private static SoftHost Build(SoftHostDescription description) => new(
+    private static SoftHost Build(SoftHostDescription description, IReadOnlyList<DeviceDescription> users) => new(
         [.. description.Iommus.Select(iommu => new SoftIommuUnit(iommu.Name)
         {
             DirtyTracking = iommu.DirtyTracking, AddressWidth = iommu.AddressWidth,
@@ -48,7 +57,15 @@ internal sealed class KernelChoice : IDisposable
             P2P = device.Migration && device.P2P,
             PreCopy = device.Migration && device.PreCopy,
             DmaLogging = device.DmaLogging,
+            SerialNumber = SerialOf(device, users),
         })]);
+
+    /// <summary>The machine's name for the device: equal on both sides of a move, wherever the device lies.</summary>
+    private static string SerialOf(SoftDeviceDescription device, IReadOnlyList<DeviceDescription> users)
+    {
+        string name = users.FirstOrDefault(user => user.Host == device.Address)?.Name ?? device.Address;
+        return name.Length <= 20 ? name : name[..20];
+    }
 
     private static SoftDisk BuildDisk(SoftDeviceDescription device) => new(
         device.Disk, DiskFiles.SizeOf(device), device.Mode switch

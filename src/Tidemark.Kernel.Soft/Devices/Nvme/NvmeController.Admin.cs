@@ -9,7 +9,7 @@ internal sealed partial class NvmeController
     private const byte EntryShiftSubmission = 6;
     private const byte EntryShiftCompletion = 4;
 
-    private string SerialNumber => $"TM{_description.Address}";
+    private string SerialNumber => _description.SerialNumber;
 
     private void ExecuteAdmin(NvmeCommand command)
     {

@@ -49,6 +49,7 @@ internal static class CheckCommand
     private static void Show(Terminal terminal, HostCheck check)
     {
         terminal.Result($"{"kernel",-24}{check.Kernel}");
+        terminal.Result($"{"processor writes",-24}{check.CpuTracking}: {check.CpuTrackingReason}");
         terminal.Result($"{"iommufd",-24}{check.IommufdReason}");
         foreach (DeviceCheck device in check.Devices)
         {
@@ -82,6 +83,8 @@ internal static class CheckCommand
     {
         ["kernel"] = check.Kernel,
         ["iommufd"] = new JsonObject { ["available"] = check.HasIommufd, ["reason"] = check.IommufdReason },
+        ["cpuTracking"] = check.CpuTracking,
+        ["cpuTrackingReason"] = check.CpuTrackingReason,
         ["devices"] = new JsonArray([.. check.Devices.Select(device => new JsonObject
         {
             ["name"] = device.Name,

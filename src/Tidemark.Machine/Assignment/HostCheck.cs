@@ -1,6 +1,7 @@
 using Tidemark.Abi;
 using Tidemark.Iommu;
 using Tidemark.Kernel;
+using Tidemark.Machine.CpuTracking;
 using Tidemark.Machine.Description;
 using Tidemark.Vfio;
 
@@ -49,6 +50,11 @@ public sealed record HostCheck
 
     public required string IommufdReason { get; init; }
 
+    /// <summary>Who would see processor writes, <c>userfaultfd</c> or <c>write-barrier</c>, and why.</summary>
+    public required string CpuTracking { get; init; }
+
+    public required string CpuTrackingReason { get; init; }
+
     public IReadOnlyList<DeviceCheck> Devices { get; init; } = [];
 
     public IReadOnlyList<MigrationBlocker> Blockers { get; init; } = [];
@@ -65,6 +71,7 @@ public sealed record HostCheck
     {
         ArgumentNullException.ThrowIfNull(kernel);
         ArgumentNullException.ThrowIfNull(sysfs);
+        (string Mechanism, string Reason) processors = LookAtProcessors(kernel);
         Iommufd iommufd;
         try
         {
@@ -79,6 +86,8 @@ public sealed record HostCheck
                 Kernel = kernel.Identity.ToString(),
                 HasIommufd = false,
                 IommufdReason = failure.Message,
+                CpuTracking = processors.Mechanism,
+                CpuTrackingReason = processors.Reason,
                 Verdict = missing ? HostVerdict.NotSupported : HostVerdict.NotReady,
                 Reason = missing
                     ? "this kernel has no iommufd; it needs CONFIG_IOMMUFD (Linux 6.2 or later; `modprobe iommufd`) and an IOMMU that is switched on"
@@ -91,12 +100,21 @@ public sealed record HostCheck
             IReadOnlyList<DeviceDescription> wanted = devices ?? [.. VfioDiscovery.ListPciDevices(sysfs)
                 .Where(address => sysfs.List($"{VfioDiscovery.GetPciFolder(address)}/vfio-dev").Count > 0)
                 .Select(address => new DeviceDescription { Name = address, Host = address })];
-            return Look(kernel, sysfs, iommufd, wanted, areMachine: devices is not null);
+            return Look(kernel, sysfs, iommufd, wanted, processors, areMachine: devices is not null);
         }
     }
 
+    private static (string Mechanism, string Reason) LookAtProcessors(IKernel kernel)
+    {
+        var machine = new MachineDescription { Name = "check", MemoryBytes = 4UL << 20 };
+        using GuestMemoryFile memory = GuestMemoryFile.Create(kernel, MemoryLayout.Plan(machine), prefault: false);
+        using CpuDirtyTracking tracking = CpuDirtyTracking.Choose(kernel, memory.Memory);
+        return (tracking.Mechanism, tracking.Reason);
+    }
+
     private static HostCheck Look(
-        IKernel kernel, ISysfs sysfs, Iommufd iommufd, IReadOnlyList<DeviceDescription> wanted, bool areMachine)
+        IKernel kernel, ISysfs sysfs, Iommufd iommufd, IReadOnlyList<DeviceDescription> wanted,
+        (string Mechanism, string Reason) processors, bool areMachine)
     {
         var checks = new List<DeviceCheck>();
         var assigned = new List<AssignedDevice>();
@@ -116,6 +134,8 @@ public sealed record HostCheck
                 Kernel = kernel.Identity.ToString(),
                 HasIommufd = true,
                 IommufdReason = "/dev/iommu can be opened",
+                CpuTracking = processors.Mechanism,
+                CpuTrackingReason = processors.Reason,
                 Devices = checks,
                 Blockers = blockers,
                 Costs = [.. verdicts.SelectMany(verdict => verdict.Costs)],

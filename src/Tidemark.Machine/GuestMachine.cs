@@ -47,7 +47,10 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         _layout = MemoryLayout.Plan(description);
         try
         {
-            if (description.Prefault && HostLimits.FindMemoryShortage(sysfs, description.MemoryBytes, "Prefaulting guest memory") is { } shortage)
+            (ulong written, string purpose) = description.Prefault
+                ? (description.MemoryBytes, "Prefaulting guest memory")
+                : (_layout.WrittenBytes, "What the machine writes to its memory");
+            if (HostLimits.FindMemoryShortage(sysfs, written, purpose) is { } shortage)
                 throw new KernelException("Starting the machine", Errno.ENOMEM, shortage);
             _memoryFile = Own(GuestMemoryFile.Create(kernel, _layout, description.Prefault));
             _disks = Own(new DiskLocks(description.SoftHost));

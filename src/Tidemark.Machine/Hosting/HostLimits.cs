@@ -68,7 +68,8 @@ public static class HostLimits
         if (sysfs.TryReadText("/proc/meminfo", out string? text))
         {
             string? line = text.Split('\n').FirstOrDefault(line => line.StartsWith("MemAvailable:", StringComparison.Ordinal));
-            if (line is not null && ulong.TryParse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], CultureInfo.InvariantCulture, out ulong kib))
+            string? number = line?.Split(' ', StringSplitOptions.RemoveEmptyEntries).ElementAtOrDefault(1);
+            if (ulong.TryParse(number, CultureInfo.InvariantCulture, out ulong kib) && kib <= ulong.MaxValue >> 10)
                 available = kib << 10;
         }
 

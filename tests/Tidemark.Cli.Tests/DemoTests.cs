@@ -45,6 +45,16 @@ public sealed class DemoTests
         Assert.Empty(Directory.GetDirectories(scene.Folder, "tidemark-demo-*"));
     }
 
+    [Fact]
+    public void Small_files_serve_as_disks_and_too_small_ones_are_refused()
+    {
+        using var scene = new Scene();
+        File.WriteAllBytes(Path.Combine(scene.Folder, "small"), new byte[12_813]);
+        File.WriteAllBytes(Path.Combine(scene.Folder, "tiny"), new byte[1]);
+        scene.Expect(0, "demo", "small", "disk.img", "--memory", "128MiB", "--quiet");
+        Assert.Contains("4096 or more", scene.Expect(1, "demo", "tiny").Error, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData("skip-iotlb-drain", "memory-verification")]
     [InlineData("drop-source-iommu", "memory-verification")]

@@ -41,7 +41,7 @@ public sealed class MoveTests
     }
 
     [Fact]
-    public void A_peer_that_is_not_Tidemark_or_not_there_leaves_the_machine_running()
+    public async Task A_peer_that_is_not_Tidemark_or_not_there_leaves_the_machine_running()
     {
         using var scene = new Scene();
         scene.StartMachine("quiet.json");
@@ -49,7 +49,7 @@ public sealed class MoveTests
         server.Start();
         int port = ((System.Net.IPEndPoint)server.LocalEndpoint).Port;
         CommandLine migrate = scene.Start("migrate", "quiet", $"tcp:127.0.0.1:{port}");
-        using (Socket client = server.AcceptSocketAsync().WaitAsync(TimeSpan.FromSeconds(30)).GetAwaiter().GetResult())
+        using (Socket client = await server.AcceptSocketAsync().WaitAsync(TimeSpan.FromSeconds(30)))
         {
             client.Send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"u8);
             Assert.Equal(1, migrate.WaitForEnd());

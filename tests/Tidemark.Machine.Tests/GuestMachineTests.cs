@@ -125,4 +125,18 @@ public sealed class GuestMachineTests : IDisposable
         Assert.Contains("nvme0", refusal.Message, StringComparison.Ordinal);
         Assert.True(kernel.CountOpen().IsZero, kernel.CountOpen().ToString());
     }
+
+    [Fact]
+    public void A_disk_smaller_than_one_read_is_refused_and_leaves_nothing()
+    {
+        MachineDescription description = _rig.Describe(1);
+        string disk = description.SoftHost!.Devices[0].Disk;
+        using (FileStream file = File.OpenWrite(disk))
+            file.SetLength(description.Devices[0].BlockBytes - 512);
+        SoftKernel kernel = _rig.CreateKernel(description);
+        KernelException refusal = Assert.Throws<KernelException>(
+            () => GuestMachine.Assemble(description, kernel, kernel.Sysfs));
+        Assert.Contains("blockSize", refusal.Message, StringComparison.Ordinal);
+        Assert.True(kernel.CountOpen().IsZero, kernel.CountOpen().ToString());
+    }
 }

@@ -32,6 +32,9 @@ public sealed class HostingTests : IDisposable
         _sysfs.Entries["/sys/fs/cgroup/memory.current"] = "4194304\n";
         Assert.Empty(HostLimits.FindShortages(_sysfs, 4 * MiB, memoryIsTouched: false, channels: 1));
         Assert.Single(HostLimits.FindShortages(_sysfs, 5 * MiB, memoryIsTouched: false, channels: 1));
+        _sysfs.Entries["/sys/fs/cgroup/memory.stat"] = "anon 4096\nfile 4194304\ninactive_file 1048576\nactive_file 1048576\nshmem 2097152\n";
+        Assert.Empty(HostLimits.FindShortages(_sysfs, 6 * MiB, memoryIsTouched: false, channels: 1));
+        Assert.Single(HostLimits.FindShortages(_sysfs, 7 * MiB, memoryIsTouched: false, channels: 1));
         _sysfs.Entries["/sys/fs/cgroup/memory.max"] = "max\n";
         Assert.Empty(HostLimits.FindShortages(_sysfs, 5 * MiB, memoryIsTouched: false, channels: 1));
     }

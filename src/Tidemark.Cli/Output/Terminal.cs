@@ -14,6 +14,7 @@ internal sealed class Terminal : IDisposable
     private readonly bool _liveProgress;
     private StreamWriter? _log;
     private string _progress = "";
+    private bool _resultIsLost;
 
     public Terminal()
     {
@@ -121,15 +122,21 @@ internal sealed class Terminal : IDisposable
 
     public void Dispose() => _log?.Dispose();
 
-    private static void Write(TextWriter writer, string line)
+    private void Write(TextWriter writer, string line)
     {
         try
         {
             writer.WriteLine(line);
         }
-        catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
+        catch (IOException failure)
         {
-            // The reader has gone (a closed pipe or descriptor): nobody is left to tell.
+            // A reader that has gone (a closed pipe) wants no more. A full disk is told, once, and changes nothing about
+            // how the command ended: a machine that moved must not look like one that did not.
+            const int BrokenPipe = 32;
+            if (writer != Console.Out || failure.HResult == BrokenPipe || _resultIsLost)
+                return;
+            _resultIsLost = true;
+            Write(Console.Error, $"tidemark: The result could not be written: {failure.Message}");
         }
     }
 

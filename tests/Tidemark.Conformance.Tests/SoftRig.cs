@@ -10,7 +10,7 @@ internal sealed class SoftRig : IDisposable
 
     private readonly string _disk = Path.GetTempFileName();
 
-    public SoftRig()
+    public SoftRig(SoftKernelFaults faults = SoftKernelFaults.None)
     {
         File.WriteAllBytes(_disk, new byte[DiskLength]);
         Soft = new SoftKernel(new LinuxKernel(), new SoftHost(
@@ -21,7 +21,7 @@ internal sealed class SoftRig : IDisposable
                 Nvme(3, "tracking", p2p: false, preCopy: true) with { DmaLogging = true },
                 Nvme(4, "plain", p2p: true, preCopy: true) with { DmaLogging = true },
                 Nvme(5, "plain", p2p: false, preCopy: false) with { Migration = false },
-            ]));
+            ]), faults);
         Baseline = Soft.CountOpen();
     }
 

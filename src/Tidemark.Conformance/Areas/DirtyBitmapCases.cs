@@ -88,7 +88,7 @@ internal static class DirtyBitmapCases
 
     private static void AddLayout(CaseTable table)
     {
-        table.Add("bit-0-is-the-range's-start", "bits count from the range's start, whatever its address", run =>
+        table.Add("bit-0-is-the-start", "bits count from the range's start, whatever its address", run =>
         {
             TrackedMemory memory = TrackedMemory.Create(run);
             memory.Write(5);

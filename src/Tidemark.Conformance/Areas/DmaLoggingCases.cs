@@ -165,7 +165,7 @@ internal static class DmaLoggingCases
                 run.Equal(1ul << (int)page, Read(run, 0, 16), $"the bitmap of round {round}");
             }
         });
-        table.Add("bit-0-is-the-range's-start", "bits count from the range's start", run =>
+        table.Add("bit-0-is-the-start", "bits count from the range's start", run =>
         {
             NvmeWriter writer = Logged(run);
             writer.Write(Iova + (5 * Page));

@@ -43,7 +43,7 @@ internal static class IoasCases
             new("reserved-field", "reserved", Errno.EOPNOTSUPP, (_, ref argument) => argument.Reserved = 1),
             new("unknown-ioas", "ioas", Errno.ENOENT, (_, ref argument) => argument.IoasId = 999),
             new("ioas-id-0", "ioas", Errno.ENOENT, (_, ref argument) => argument.IoasId = 0),
-            new("unwritable-list", "list", Errno.EFAULT, (_, ref argument) => argument.AllowedIovas = BadAddress),
+            new("unwritable-list", "list room", Errno.EFAULT, (_, ref argument) => argument.AllowedIovas = BadAddress),
             new("no-room", "room", Errno.EMSGSIZE, (_, ref argument) => argument.NumIovas = 0));
         table.Add("no-room-tells-the-count", "with too little room the number needed is written all the same", run =>
         {

@@ -125,7 +125,7 @@ internal static class IoasCopyCases
             run.Answers(TryCopy(run, run.Ioas, Target, Iova, Page), Errno.Success, "IOMMU_IOAS_COPY");
             run.Answers(TryCopy(run, run.CreateIoas(), Iova, Target, Page), Errno.Success, "copying the copy");
         });
-        table.Add("permissions-are-the-memory's", "what limits a copy is how the memory was mapped, not its source", run =>
+        table.Add("permissions-of-the-memory", "what limits a copy is how the memory was mapped, not its source", run =>
         {
             run.Map(Iova, Page);
             IommuIoasCopy copy = IommuIoasCopy.Create(

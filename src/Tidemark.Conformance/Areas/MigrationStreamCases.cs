@@ -60,7 +60,7 @@ internal static class MigrationStreamCases
             run.Holds(Enter(run, StopCopy) is null, "no second stream");
             run.Holds(Save(run, stream).Length > 0, "some state");
         });
-        table.Add("data-size", "the size told beforehand is not less than what comes without PRE_COPY", run =>
+        table.Add("data-size", "the size of what is to come is told beforehand", run =>
         {
             run.Use(DeviceNeed.Migratable);
             var size = default(VfioDeviceFeatureMigDataSize);

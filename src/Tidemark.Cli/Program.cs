@@ -1,5 +1,4 @@
 using System.CommandLine;
-using System.CommandLine.Parsing;
 using Tidemark.Cli.Commands;
 
 namespace Tidemark.Cli;
@@ -37,12 +36,30 @@ internal static class Program
         };
         options.AddTo(root);
         ParseResult parsed = root.Parse(arguments.Length == 0 ? ["--help"] : arguments);
-        if (parsed.Errors.Count == 0)
+        string[] problems = FindProblems(parsed);
+        if (problems.Length == 0)
             return parsed.Invoke();
-        foreach (ParseError error in parsed.Errors)
-            Console.Error.WriteLine($"tidemark: {error.Message}");
+        foreach (string problem in problems)
+            Console.Error.WriteLine($"tidemark: {problem}");
         Command command = parsed.CommandResult.Command;
         Console.Error.WriteLine(command is RootCommand ? "Try `tidemark --help`." : $"Try `tidemark {command.Name} --help`.");
         return ExitCode.Usage;
+    }
+
+    /// <summary>
+    /// What is wrong with the command line. The parser takes a misspelt option for an argument when a command takes any
+    /// number of them, and an unknown command for a missing one.
+    /// </summary>
+    private static string[] FindProblems(ParseResult parsed)
+    {
+        if (parsed.CommandResult.Command is RootCommand && parsed.UnmatchedTokens is [string first, ..])
+            return [$"There is no command or option \"{first}\"."];
+        if (parsed.Errors.Count > 0)
+            return [.. parsed.Errors.Select(error => error.Message)];
+        return [.. parsed.CommandResult.Tokens
+            .Where(token => token.Value.Length == 0 || token.Value[0] == '-')
+            .Select(token => token.Value.Length == 0
+                ? "An argument is empty."
+                : $"There is no option \"{token.Value}\". If it is the name of a file, write ./{token.Value}.")];
     }
 }

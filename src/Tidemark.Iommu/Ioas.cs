@@ -110,18 +110,28 @@ public sealed class Ioas : IDisposable
                 throw new ArgumentException($"Unmapping {range} would cut the mapping {cut.Range}.", nameof(range));
 
             ulong total = 0;
-            foreach (MappedArea area in inside)
+            var gone = new HashSet<MappedArea>(ReferenceEqualityComparer.Instance);
+            try
             {
-                // One call for each mapping: the kernel does not say how far a call over several came when it fails.
-                IommuIoasUnmap argument = IommuIoasUnmap.Create(
-                    Id, area.Range.First.Value, area.Range.ByteLength);
-                SyscallResult result = Kernel.Ioctl(Iommufd.Fd, ref argument);
-                if (result.Errno == Errno.ENOENT)
-                    argument.Length = 0;
-                else
-                    result.ThrowIfFailed($"Unmapping {area.Range} from IOAS {Id}");
-                _areas = [.. _areas.Where(other => other != area)];
-                total += argument.Length;
+                foreach (MappedArea area in inside)
+                {
+                    // One call for each mapping: the kernel does not say how far a call over several came when it
+                    // fails.
+                    IommuIoasUnmap argument = IommuIoasUnmap.Create(
+                        Id, area.Range.First.Value, area.Range.ByteLength);
+                    SyscallResult result = Kernel.Ioctl(Iommufd.Fd, ref argument);
+                    if (result.Errno == Errno.ENOENT)
+                        argument.Length = 0;
+                    else
+                        result.ThrowIfFailed($"Unmapping {area.Range} from IOAS {Id}");
+                    gone.Add(area);
+                    total += argument.Length;
+                }
+            }
+            finally
+            {
+                // Once for all of them: there may be thousands.
+                _areas = Array.FindAll(_areas, area => !gone.Contains(area));
             }
 
             return total;
@@ -238,6 +248,11 @@ public sealed class Ioas : IDisposable
             _ => null,
         });
 
-    private void Remember(MappedArea area) =>
-        _areas = [.. _areas.Append(area).OrderBy(other => other.Range.First.Value)];
+    private void Remember(MappedArea area)
+    {
+        int at = _areas.Length;
+        while (at > 0 && _areas[at - 1].Range.First.Value > area.Range.First.Value)
+            at--;
+        _areas = [.. _areas.AsSpan(0, at), area, .. _areas.AsSpan(at)];
+    }
 }

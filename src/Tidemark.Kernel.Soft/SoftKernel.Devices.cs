@@ -28,6 +28,7 @@ public sealed partial class SoftKernel
     {
         private readonly Lock _gate = new();
         private SoftVfioDevice? _device;
+        private bool _disposed;
 
         public SoftNvme Description { get; } = description;
 
@@ -39,6 +40,9 @@ public sealed partial class SoftKernel
             file = null;
             lock (_gate)
             {
+                // The kernel is gone: a device built now would have a thread that nobody ends.
+                if (_disposed)
+                    return Errno.ENODEV;
                 try
                 {
                     _device ??= Build(kernel);
@@ -58,6 +62,7 @@ public sealed partial class SoftKernel
         {
             lock (_gate)
             {
+                _disposed = true;
                 _device?.Dispose();
                 _device = null;
             }

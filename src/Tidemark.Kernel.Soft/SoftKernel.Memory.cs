@@ -41,7 +41,7 @@ public sealed partial class SoftKernel
             return SyscallResult.Fail(IsOpen(fd) ? Errno.EINVAL : Errno.EBADF);
         if (!TryReferenceMemory(fd, out MemoryObject? memory))
             return _host.Ftruncate(fd, byteLength);
-        SyscallResult result = User.Truncate(memory, fd, byteLength);
+        SyscallResult result = User.Truncate(memory, memory.HostFd, byteLength);
         memory.Release();
         return result;
     }
@@ -55,7 +55,8 @@ public sealed partial class SoftKernel
         TryReferenceMemory(fd, out MemoryObject? memory);
         // FIDELITY: a private mapping of a memory file has copies of its own that the twin can not reach: not pinnable.
         MemoryObject? pinnable = (flags & MapFlags.Private) == 0 ? memory : null;
-        SyscallResult mapped = User.Map(byteLength, protection, flags, fd, offset, pinnable);
+        // ORDER: through the object's own descriptor, which nobody can close and give to another file meanwhile.
+        SyscallResult mapped = User.Map(byteLength, protection, flags, memory?.HostFd ?? fd, offset, pinnable);
         memory?.Release();
         return mapped;
     }
@@ -64,15 +65,21 @@ public sealed partial class SoftKernel
 
     public SyscallResult Madvise(ulong address, ulong byteLength, MemoryAdvice advice)
     {
-        if (advice != MemoryAdvice.DontNeed || User.FindObject(address) is not MemoryObject memory)
+        if (advice != MemoryAdvice.DontNeed || address > ulong.MaxValue - byteLength)
             return _host.Madvise(address, byteLength, advice);
-        bool anonymous = memory.IsAnonymous;
-        bool pinned = memory.PinnedPages != 0;
-        memory.Release();
-        if (!anonymous)
-            return _host.Madvise(address, byteLength, advice);
-        // FIDELITY: Linux would give the caller new zero pages and leave the old ones to the device.
-        return pinned ? SyscallResult.Fail(Errno.EBUSY) : _host.Madvise(address, byteLength, RemovePages);
+        // Mapping by mapping: what gives anonymous memory back would cut holes into a file that lies beside it.
+        ulong end = address + byteLength;
+        SyscallResult result;
+        do
+        {
+            MemoryObject? memory = User.FindObject(address, out ulong last);
+            ulong part = last < end ? last - address + 1 : end - address;
+            result = Discard(address, part, memory);
+            memory?.Release();
+            address += part;
+        }
+        while (result.Succeeded && address < end);
+        return result;
     }
 
     /// <summary>
@@ -97,6 +104,17 @@ public sealed partial class SoftKernel
         if (duplicate.Succeeded)
             _host.Close((int)duplicate.Value);
         return duplicate.Succeeded;
+    }
+
+    /// <summary>MADV_DONTNEED inside one mapping, or where there is none of ours.</summary>
+    private SyscallResult Discard(ulong address, ulong byteLength, MemoryObject? memory)
+    {
+        if (memory is not { IsAnonymous: true })
+            return _host.Madvise(address, byteLength, MemoryAdvice.DontNeed);
+        // FIDELITY: Linux would give the caller new zero pages and leave the old ones to the device.
+        return memory.PinnedPages != 0
+            ? SyscallResult.Fail(Errno.EBUSY)
+            : _host.Madvise(address, byteLength, RemovePages);
     }
 
     private SyscallResult MapAnonymous(ulong byteLength, MemoryProtection protection, MapFlags flags)
@@ -129,6 +147,9 @@ public sealed partial class SoftKernel
         {
             SyscallResult resolved = file.File.ResolveMmap(
                 byteLength, protection, offset, out int hostFd, out ulong hostOffset);
+            // A file that can be mapped at all wants it shared: there are no private copies of a device's memory.
+            if (resolved.Errno != Errno.ENODEV && (flags & MapFlags.Shared) == 0)
+                return SyscallResult.Fail(Errno.EINVAL);
             // Device memory: neither pinnable nor a place for arguments, like VM_PFNMAP.
             return resolved.Succeeded
                 ? User.Map(byteLength, protection, flags, hostFd, hostOffset, memory: null)

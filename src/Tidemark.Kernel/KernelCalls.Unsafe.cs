@@ -12,10 +12,24 @@ public static class KernelCalls
     {
         ArgumentNullException.ThrowIfNull(kernel);
         ArgumentNullException.ThrowIfNull(fd);
-        // SAFETY: T is unmanaged; the span covers exactly the caller's variable during the call.
-        SyscallResult result = kernel.Ioctl(
-            fd.Number, T.Request.Value, MemoryMarshal.AsBytes(new Span<T>(ref argument)));
-        GC.KeepAlive(fd);
-        return result;
+        bool held = false;
+        try
+        {
+            // A close on another thread waits until the call is over: its number must not become another file's meanwhile.
+            fd.DangerousAddRef(ref held);
+            // SAFETY: T is unmanaged; the span covers exactly the caller's variable during the call.
+            return kernel.Ioctl(
+                fd.Number, T.Request.Value, MemoryMarshal.AsBytes(new Span<T>(ref argument)));
+        }
+        catch (ObjectDisposedException) when (!held)
+        {
+            // Nothing was asked of the kernel.
+            return SyscallResult.Fail(Errno.EBADF);
+        }
+        finally
+        {
+            if (held)
+                fd.DangerousRelease();
+        }
     }
 }

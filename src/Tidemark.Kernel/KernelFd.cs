@@ -18,8 +18,11 @@ public sealed class KernelFd : SafeHandle
 
     public IKernel Kernel { get; }
 
-    /// <summary>The number, for use in a call made while this object is alive.</summary>
-    public int Number => (int)handle;
+    /// <summary>
+    /// The number, for use in a call made while this object is alive; -1 once it is closed, because the number may be
+    /// another file's by then.
+    /// </summary>
+    public int Number => IsClosed ? -1 : (int)handle;
 
     public override bool IsInvalid => handle < 0;
 

@@ -1,3 +1,5 @@
+using Tidemark.Abi;
+using Tidemark.Kernel;
 using Tidemark.Machine.Assignment;
 using Tidemark.Machine.Description;
 using Tidemark.Machine.Nvme;
@@ -19,7 +21,7 @@ public sealed class GuestDevice : IDisposable
     private readonly NvmeDriver _driver;
     private readonly FileExpectedContent _expected;
 
-    /// <exception cref="Kernel.KernelException">The device is no NVMe controller that can be driven.</exception>
+    /// <exception cref="KernelException">The device is no NVMe controller that can be driven, or its disk is too small.</exception>
     /// <exception cref="IOException">The disk's file can not be read.</exception>
     internal GuestDevice(
         DeviceDescription description, AssignedDevice assigned, GuestMemory memory,
@@ -28,6 +30,14 @@ public sealed class GuestDevice : IDisposable
         Assigned = assigned;
         HostAddress = description.Host;
         DiskBytes = (ulong)new FileInfo(disk.Disk).Length;
+        // The controller rounds up to its own blocks of 512 bytes.
+        if (DiskBytes + 511 < description.BlockBytes)
+        {
+            throw new KernelException(
+                $"Setting up the workload of {description.Name} over {disk.Disk}", Errno.EINVAL,
+                $"The disk has {DiskBytes} bytes, and one read takes {description.BlockBytes} (\"blockSize\"); use a larger file or smaller reads.");
+        }
+
         ulong queueBytes = NvmeDriver.RequiredArenaBytes(QueueEntries);
         _hardware = new VfioNvmeHardware(assigned.Device);
         _driver = new NvmeDriver(

@@ -5,6 +5,7 @@ using Tidemark.Machine.Assignment;
 using Tidemark.Machine.CpuTracking;
 using Tidemark.Machine.Description;
 using Tidemark.Machine.Hosting;
+using Tidemark.Machine.Nvme;
 using Tidemark.Machine.Workload;
 using Tidemark.Memory;
 using Tidemark.Migration;
@@ -47,7 +48,10 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         _layout = MemoryLayout.Plan(description);
         try
         {
-            if (description.Prefault && HostLimits.FindMemoryShortage(sysfs, description.MemoryBytes, "Prefaulting guest memory") is { } shortage)
+            (ulong written, string purpose) = description.Prefault
+                ? (description.MemoryBytes, "Prefaulting guest memory")
+                : (_layout.WrittenBytes, "What the machine writes to its memory");
+            if (HostLimits.FindMemoryShortage(sysfs, written, purpose) is { } shortage)
                 throw new KernelException("Starting the machine", Errno.ENOMEM, shortage);
             _memoryFile = Own(GuestMemoryFile.Create(kernel, _layout, description.Prefault));
             _disks = Own(new DiskLocks(description.SoftHost));
@@ -147,8 +151,18 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
 
     public void Start()
     {
-        foreach (IMigratable part in Parts)
-            part.Start();
+        try
+        {
+            foreach (IMigratable part in Parts)
+                part.Start();
+        }
+        catch
+        {
+            // Half a machine must not run: its devices would write into memory that nobody looks after.
+            foreach (GuestDevice device in _devices)
+                TryStop(device);
+            throw;
+        }
     }
 
     public void Dispose()
@@ -158,6 +172,20 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         _disposed = true;
         while (_owned.TryPop(out IDisposable? owned))
             owned.Dispose();
+    }
+
+    private static void TryStop(GuestDevice device)
+    {
+        try
+        {
+            device.Pause();
+            device.Assigned.Migratable?.EnterP2P();
+            device.Assigned.Migratable?.Stop();
+        }
+        catch (Exception failure) when (failure is KernelException or NvmeException)
+        {
+            // The others are stopped all the same; closing this one, which follows, resets it.
+        }
     }
 
     private T Own<T>(T item)

@@ -194,7 +194,7 @@ internal sealed partial class DestinationRun : IDisposable
         limit.CancelAfter(AnswerLimit);
         // A source that fails meanwhile ends the wait; the token is the only thing Accept listens to.
         RegisteredWaitHandle onFault = ThreadPool.RegisterWaitForSingleObject(
-            Link.Faulted, (_, _) => limit.Cancel(), null, Timeout.Infinite, executeOnlyOnce: true);
+            Link.Faulted, (_, _) => CancelUnlessOver(limit), null, Timeout.Infinite, executeOnlyOnce: true);
         try
         {
             int strangers = 0;
@@ -226,6 +226,19 @@ internal sealed partial class DestinationRun : IDisposable
         }
 
         Link.Writer.Send(FrameType.Ready, default);
+    }
+
+    /// <summary>On a pool thread, which may get its turn only after the wait has ended in another way.</summary>
+    private static void CancelUnlessOver(CancellationTokenSource limit)
+    {
+        try
+        {
+            limit.Cancel();
+        }
+        catch (ObjectDisposedException)
+        {
+            // Nobody waits any more: the fault is seen by whoever uses the link next.
+        }
     }
 
     private bool TakeChannel(IConnection connection, int count)

@@ -249,11 +249,14 @@ internal sealed partial class SourceRun : IDisposable
     private static string DescribeUnknown(Exception failure)
     {
         Exception root = Ending.RootOf(failure);
-        string lost = root is PeerException
-            ? $"The destination took Commit and then failed: {root.Message}"
-            : $"Commit was sent and its acknowledgement did not arrive: {root.Message}";
-        return $"{lost} The machine stays stopped here, because it may run at the destination; look there, and "
-            + $"resume it here only if it does not.";
+        string lost = root switch
+        {
+            PeerException { Cancelled: true } => $"The destination had cancelled when Commit was sent: {root.Message}",
+            PeerException => $"The destination failed after Commit had been sent: {root.Message}",
+            _ => $"Commit was sent and its acknowledgement did not arrive: {root.Message}",
+        };
+        return $"{lost} The machine stays stopped here, because it may run at the destination. Look there: if it runs, "
+            + "end this one with `tidemark stop`; if it does not, nobody runs it, and this process still has all of it.";
     }
 
     private void OnCancel()

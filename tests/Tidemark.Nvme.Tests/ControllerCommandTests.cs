@@ -124,6 +124,8 @@ public sealed class ControllerCommandTests : IDisposable
         Assert.Equal(0x0001_0000u, occurred.Result);
         harness.CreateIOQueues();
         harness.Write32(NvmeRegister.SubmissionDoorbell(1, 4), 0xffff_ffff);
+        // A doorbell keeps its last value only: a command's round trip shows that this one was taken.
+        Assert.True(harness.Admin(new SubmissionEntry { Opcode = 10, Dword10 = 6 }).Status.Succeeded);
         Assert.True(harness.IO(ControllerHarness.Transfer(NvmOpcode.Flush, 0, 1, 0)).Status.Succeeded);
         // The second event waits until the error log has been read.
         request = harness.Submit(0, new SubmissionEntry { Opcode = 0x0c });
@@ -169,6 +171,24 @@ public sealed class ControllerCommandTests : IDisposable
         harness.Submit(1, ControllerHarness.Transfer(NvmOpcode.Read, 0, 8, 0x20_0000));
         Assert.True(raised.Wait(TimeSpan.FromSeconds(20)));
         Assert.Equal(0, posted);
+    }
+
+    [Fact]
+    public void A_vector_unmasked_while_the_device_is_quiesced_signals_when_it_runs_again()
+    {
+        const ulong ControlOfVector1 = 0x2000 + 16 + 12;
+        using ControllerHarness harness = New();
+        int raised = 0;
+        harness.Controller.SetInterrupt(1, () => Interlocked.Increment(ref raised));
+        harness.Controller.WriteRegion(0, ControlOfVector1, [1, 0, 0, 0]);
+        harness.CreateIOQueues();
+        harness.Submit(1, ControllerHarness.Transfer(NvmOpcode.Flush, 0, 1, 0));
+        Assert.True(harness.WaitFor(1).Status.Succeeded);
+        harness.Controller.Quiesce();
+        harness.Controller.WriteRegion(0, ControlOfVector1, [0, 0, 0, 0]);
+        Assert.Equal(0, Volatile.Read(ref raised));
+        harness.Controller.Run();
+        Assert.Equal(1, Volatile.Read(ref raised));
     }
 
     [Fact]

@@ -6,7 +6,7 @@ using Tidemark.Kernel;
 namespace Tidemark.Cli.Commands;
 
 /// <summary>
-/// Runs a command's body: applies the global options, turns Ctrl-C and SIGTERM into a cancellation, and every failure into
+/// Runs a command's body: applies the global options, turns the first Ctrl-C or SIGTERM into a cancellation, and every failure into
 /// one clear message and an exit code. No stack trace reaches a user; --verbose names the type of an unexpected failure.
 /// </summary>
 internal sealed class CommandRunner(GlobalOptions options)
@@ -22,7 +22,8 @@ internal sealed class CommandRunner(GlobalOptions options)
         using var cancellation = new CancellationTokenSource();
         void Cancel(PosixSignalContext context)
         {
-            context.Cancel = true;
+            // The second one ends the process as it is: a user must be able to leave whatever hangs.
+            context.Cancel = !cancellation.IsCancellationRequested;
             cancellation.Cancel();
         }
 

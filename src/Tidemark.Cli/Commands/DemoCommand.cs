@@ -49,22 +49,18 @@ internal static class DemoCommand
                 throw new CommandFailure($"--memory is \"{parsed.GetValue(memory)}\"; it must be a size such as 512MiB or 2GiB.", ExitCode.Usage);
             if (memoryBytes < 128 * MiB || memoryBytes % (2 * MiB) != 0 || memoryBytes > 1UL << 40)
                 throw new CommandFailure($"--memory must be a multiple of 2 MiB from 128 MiB to 1 TiB; it is {parsed.GetValue(memory)}.", ExitCode.Usage);
+            HtmlReport.RequireWritable(parsed.GetValue(report));
             var demo = new Demo(
                 new DemoOptions(
                     parsed.GetValue(files) ?? [], memoryBytes, parsed.GetValue(channels), parsed.GetValue(limit),
                     Plant.Find(parsed.GetValue(plant))),
                 terminal);
             JsonObject result = demo.Run(cancellation, out int exitCode);
-            if (parsed.GetValue(report) is { } path)
-            {
-                HtmlReport.Write(path, result);
-                terminal.Note($"Report: {path}");
-            }
-
             if (parsed.GetValue(json))
                 terminal.Result(result.ToJsonString());
             else
                 Show(terminal, result);
+            SharedOptions.WriteReport(parsed.GetValue(report), result, terminal);
             return exitCode;
         });
         return command;

@@ -45,7 +45,18 @@ internal static class MachineCommands
                     continue;
                 }
 
-                JsonObject status = client.Request(new JsonObject { ["op"] = "status" });
+                JsonObject status;
+                try
+                {
+                    status = client.Request(new JsonObject { ["op"] = "status" });
+                }
+                catch (CommandFailure failure)
+                {
+                    // One that just ends, or hangs, must not hide the others.
+                    terminal.Note($"{name}: {failure.Message}");
+                    continue;
+                }
+
                 machines.Add(new JsonObject
                 {
                     ["name"] = name,

@@ -12,7 +12,7 @@ internal static class MigrateCommand
     public static Command Create(CommandRunner runner)
     {
         Argument<string> name = SharedOptions.MachineName();
-        var to = new Argument<string>("to") { Description = "Where `tidemark receive` waits: tcp:host:port, unix:path or fd:n.", HelpName = "ADDRESS" };
+        var to = new Argument<string>("to") { Description = "Where `tidemark receive` waits: tcp:host:port, unix:path or fd:n-m.", HelpName = "ADDRESS" };
         Option<int> channels = SharedOptions.Channels();
         Option<int> limit = SharedOptions.DowntimeLimit();
         var verify = new Option<bool>("--verify") { Description = "Compare all memory of both sides after the stop, before the hand-over." };
@@ -27,25 +27,22 @@ internal static class MigrateCommand
         {
             MigrationAddress address = SharedOptions.Address(parsed.GetRequiredValue(to));
             SharedOptions.RequireSafe(address, parsed.GetValue(insecure));
+            HtmlReport.RequireWritable(parsed.GetValue(report));
             var request = new JsonObject
             {
                 ["op"] = "migrate",
-                ["to"] = address.ToString(),
+                // The machine's process connects, and it may stand in another folder.
+                ["to"] = (address is MigrationAddress.Unix unix ? new MigrationAddress.Unix(Path.GetFullPath(unix.Path)) : address).ToString(),
                 ["channels"] = parsed.GetValue(channels),
                 ["downtimeLimitMilliseconds"] = parsed.GetValue(limit),
                 ["verify"] = parsed.GetValue(verify),
             };
             JsonObject result = Run(parsed.GetRequiredValue(name), request, terminal, cancellation);
-            if (parsed.GetValue(report) is { } path)
-            {
-                HtmlReport.Write(path, result);
-                terminal.Note($"Report: {path}");
-            }
-
             if (parsed.GetValue(json))
                 terminal.Result(result.ToJsonString());
             else
                 MigrationTable.ShowResult(terminal, result);
+            SharedOptions.WriteReport(parsed.GetValue(report), result, terminal);
             return result["exitCode"]!.GetValue<int>();
         });
         return command;

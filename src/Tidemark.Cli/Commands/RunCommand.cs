@@ -39,7 +39,7 @@ internal static class RunCommand
         Argument<string> file = SharedOptions.MachineFilePath();
         var listen = new Option<string>("--listen")
         {
-            Description = "Where to wait: tcp:host:port (port 0: any free one), unix:path or fd:n.", HelpName = "ADDRESS",
+            Description = "Where to wait: tcp:host:port (port 0: any free one), unix:path or fd:n-m.", HelpName = "ADDRESS",
             DefaultValueFactory = _ => "tcp:127.0.0.1:4711",
         };
         var insecure = new Option<bool>("--insecure") { Description = "Allow an unencrypted migration from beyond this host." };

@@ -1,6 +1,8 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
+using System.Text.Json.Nodes;
+using Tidemark.Cli.Output;
 using Tidemark.Machine.Description;
 using Tidemark.Machine.Transport;
 
@@ -46,6 +48,23 @@ internal static class SharedOptions
     public static Option<string?> Report() => new("--report") { Description = "Write an HTML report with a heat map of dirty pages.", HelpName = "FILE" };
 
     public static Option<string?> Trace() => new("--trace") { Description = "Write every call to the kernel into this file, in strace's spelling.", HelpName = "FILE" };
+
+    /// <summary>A report that fails is told, and changes nothing about how the migration ended.</summary>
+    public static void WriteReport(string? path, JsonObject result, Terminal terminal)
+    {
+        if (path is null)
+            return;
+        try
+        {
+            HtmlReport.Write(path, result);
+            terminal.Note($"Report: {path}");
+        }
+        catch (CommandFailure failure)
+        {
+            // The exit code is the migration's: a machine that moved must not look like one that did not.
+            terminal.Error(failure.Message);
+        }
+    }
 
     public static Argument<string> MachineName() => new("machine") { Description = "The machine's name, as `tidemark list` shows it." };
 

@@ -30,6 +30,12 @@ internal sealed class ControlChannel : IDisposable
         _socket = socket;
     }
 
+    /// <summary>How long <see cref="Receive"/> waits before it throws a SocketException; zero for ever.</summary>
+    public TimeSpan AnswerLimit
+    {
+        set => _socket.ReceiveTimeout = (int)value.TotalMilliseconds;
+    }
+
     public void Send(JsonObject message)
     {
         byte[] line = Encoding.UTF8.GetBytes(message.ToJsonString() + "\n");

@@ -6,6 +6,9 @@ namespace Tidemark.Cli.Control;
 /// <summary>Talks to a machine of this user by its name.</summary>
 internal sealed class ControlClient : IDisposable
 {
+    /// <summary>Longer than a machine takes to cancel a migration and stop.</summary>
+    private static readonly TimeSpan AnswerLimit = TimeSpan.FromSeconds(20);
+
     private readonly ControlChannel _channel;
 
     private ControlClient(ControlChannel channel) => _channel = channel;
@@ -54,6 +57,8 @@ internal sealed class ControlClient : IDisposable
     {
         try
         {
+            // A migration is silent while memory is compared, however long that takes; all else is answered at once.
+            _channel.AnswerLimit = onEvent is null ? AnswerLimit : TimeSpan.Zero;
             _channel.Send(request);
             while (_channel.Receive() is { } message)
             {
@@ -61,6 +66,12 @@ internal sealed class ControlClient : IDisposable
                     return message;
                 onEvent?.Invoke(message);
             }
+        }
+        catch (SocketException failure) when (failure.SocketErrorCode is SocketError.TimedOut or SocketError.WouldBlock)
+        {
+            throw new CommandFailure(
+                $"The machine's process has not answered for {AnswerLimit.TotalSeconds:0} s; is it stopped (SIGSTOP) or is the host overloaded?",
+                ExitCode.Inconclusive);
         }
         catch (Exception failure) when (failure is SocketException or InvalidDataException or ObjectDisposedException)
         {

@@ -9,6 +9,11 @@ internal sealed class ControlServer : IDisposable
     /// <summary>LIMIT: enough for a person and a few scripts; more wait in the listen queue.</summary>
     private const int MaximumClients = 16;
 
+    /// <summary>LIMIT: how long a client that does not read may delay an answer; its connection ends then.</summary>
+    private static readonly TimeSpan SendLimit = TimeSpan.FromSeconds(1);
+
+    private static readonly TimeSpan SlotPoll = TimeSpan.FromMilliseconds(50);
+
     private readonly Socket _listener;
     private readonly string _path;
     private readonly Action<JsonObject, ControlChannel> _answer;
@@ -86,7 +91,14 @@ internal sealed class ControlServer : IDisposable
             try
             {
                 Socket client = _listener.Accept();
-                _slots.Wait();
+                if (!WaitForSlot())
+                {
+                    client.Dispose();
+                    return;
+                }
+
+                // A client that stops reading must not hold up whoever tells it something: a migration does.
+                client.SendTimeout = (int)SendLimit.TotalMilliseconds;
                 var channel = new ControlChannel(client);
                 lock (_open)
                     _open.Add(channel);
@@ -96,9 +108,21 @@ internal sealed class ControlServer : IDisposable
             {
                 // Disposed, or out of descriptors for the moment: do not spin.
                 if (!_ending)
-                    Thread.Yield();
+                    Thread.Sleep(SlotPoll);
             }
         }
+    }
+
+    /// <summary>False when the server ends first: clients that hold all slots and say nothing do not keep it.</summary>
+    private bool WaitForSlot()
+    {
+        while (!_slots.Wait(SlotPoll))
+        {
+            if (_ending)
+                return false;
+        }
+
+        return true;
     }
 
     private void Serve(ControlChannel channel)
@@ -116,9 +140,14 @@ internal sealed class ControlServer : IDisposable
                     // Refused in words; the client may ask again.
                     channel.Send(new JsonObject { ["done"] = true, ["error"] = failure.Message, ["exitCode"] = failure.ExitCode });
                 }
+                catch (Exception failure) when (failure is not (SocketException or ObjectDisposedException))
+                {
+                    // Whatever a request was made of, the machine behind this socket goes on; the client is told.
+                    channel.Send(new JsonObject { ["done"] = true, ["error"] = $"The request could not be carried out: {failure.Message}" });
+                }
             }
         }
-        catch (Exception failure) when (failure is SocketException or InvalidDataException or ObjectDisposedException or InvalidOperationException or FormatException)
+        catch (Exception failure) when (failure is SocketException or InvalidDataException or ObjectDisposedException)
         {
             // The client went away or does not speak the protocol: only its connection ends.
         }

@@ -28,7 +28,7 @@ internal sealed class Demo(DemoOptions options, Terminal terminal)
     {
         if (HostLimits.FindMemoryShortage(new LinuxSysfs(), checked(2 * options.MemoryBytes), "A demo with both sides on one host") is { } shortage)
             throw new CommandFailure(shortage);
-        string folder = Directory.CreateTempSubdirectory("tidemark-demo-").FullName;
+        string folder = MakeFolder();
         string? runtimeBefore = Environment.GetEnvironmentVariable("TIDEMARK_RUNTIME_DIR");
         try
         {
@@ -42,6 +42,19 @@ internal sealed class Demo(DemoOptions options, Terminal terminal)
         {
             Environment.SetEnvironmentVariable("TIDEMARK_RUNTIME_DIR", runtimeBefore);
             Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    private static string MakeFolder()
+    {
+        try
+        {
+            return Directory.CreateTempSubdirectory("tidemark-demo-").FullName;
+        }
+        catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
+        {
+            // Nothing was made.
+            throw new CommandFailure($"No folder can be made in {Path.GetTempPath()}: {failure.Message} Set TMPDIR to a folder of yours.");
         }
     }
 
@@ -146,6 +159,8 @@ internal sealed class Demo(DemoOptions options, Terminal terminal)
                 last = status;
                 if (wanted(status))
                     return status;
+                if (insist && (string?)status["failure"] is { } failure)
+                    throw new CommandFailure($"The machine does not work: {failure}");
             }
 
             cancellation.WaitHandle.WaitOne(TimeSpan.FromMilliseconds(50));

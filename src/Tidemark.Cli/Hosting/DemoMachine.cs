@@ -8,6 +8,8 @@ internal static class DemoMachine
 {
     private const ulong MiB = 1UL << 20;
     private const int OwnDiskBytes = 16 << 20;
+    private const long SmallestRead = 4 << 10;
+    private const long LargestRead = 64 << 10;
 
     /// <summary>LIMIT: the soft host of the demo takes this many disks.</summary>
     private const int MaximumDisks = 8;
@@ -43,6 +45,7 @@ internal static class DemoMachine
                 ["arena"] = untracked ? "16MiB" : small ? "8MiB" : "32MiB",
                 ["isolated"] = untracked,
                 ["readBytesPerSecond"] = "48MiB",
+                ["blockSize"] = ReadSize(disks[index % disks.Count]),
             });
             hardware.Add(new JsonObject
             {
@@ -73,6 +76,10 @@ internal static class DemoMachine
         };
     }
 
+    /// <summary>Small files are read in small pieces.</summary>
+    private static long ReadSize(string disk) =>
+        Math.Clamp(new FileInfo(disk).Length / SmallestRead * SmallestRead, SmallestRead, LargestRead);
+
     private static IReadOnlyList<string> Check(IReadOnlyList<string> files)
     {
         if (files.Count > MaximumDisks)
@@ -82,7 +89,9 @@ internal static class DemoMachine
         {
             try
             {
-                DiskFiles.SizeOf(new() { Address = "the demo", Iommu = "", Disk = Path.GetFullPath(file) });
+                ulong size = DiskFiles.SizeOf(new() { Address = "the demo", Iommu = "", Disk = Path.GetFullPath(file) });
+                if (size < (ulong)SmallestRead)
+                    problems.Add($"{file} has {size} bytes; as a disk of the demo a file needs {SmallestRead} or more.");
             }
             catch (CommandFailure failure)
             {

@@ -14,15 +14,11 @@ internal static class DiskFiles
         {
             if (Directory.Exists(device.Disk))
                 throw new CommandFailure($"Disk {device.Disk} of {device.Address} is a folder; a disk is an ordinary file.");
-            // A FIFO or device node could block or have no size: only ordinary files are opened.
-            if ((File.GetAttributes(device.Disk) & (FileAttributes.Device | FileAttributes.Directory)) != 0)
-                throw new CommandFailure($"Disk {device.Disk} of {device.Address} is not an ordinary file.");
+            // Opening a FIFO or a device could block for ever; neither has a length.
+            if (new FileInfo(device.Disk).Length == 0)
+                throw new CommandFailure($"Disk {device.Disk} of {device.Address} is empty or no ordinary file; a disk is a file with at least one block.");
             using FileStream file = new(
                 device.Disk, FileMode.Open, writes ? FileAccess.ReadWrite : FileAccess.Read, FileShare.ReadWrite);
-            if (!file.CanSeek)
-                throw new CommandFailure($"Disk {device.Disk} of {device.Address} is not an ordinary file.");
-            if (file.Length == 0)
-                throw new CommandFailure($"Disk {device.Disk} of {device.Address} is empty; a disk has at least one block.");
             return (ulong)file.Length;
         }
         catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)

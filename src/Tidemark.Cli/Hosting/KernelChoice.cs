@@ -37,7 +37,7 @@ internal sealed class KernelChoice : IDisposable
         if (machine?.SoftHost is not { } description)
             throw new CommandFailure("The soft kernel needs hardware: add a \"softHost\" to the machine file.", ExitCode.Usage);
         var kernel = new SoftKernel(host, Build(description, machine.Devices), faults);
-        return new KernelChoice(kernel, kernel.Sysfs, kernel, trace);
+        return new KernelChoice(kernel, new HostedSysfs(kernel.Sysfs, new LinuxSysfs()), kernel, trace);
     }
 
     public void Dispose()

@@ -32,6 +32,7 @@ internal sealed class MachineProcess : IDisposable
     private MigrationResult? _lastResult;
     private string? _listening;
     private ControlServer? _server;
+    private volatile bool _stopAsked;
 
     public MachineProcess(string name, GuestMachine machine, Terminal terminal, MigrationFaults faults)
     {
@@ -87,7 +88,7 @@ internal sealed class MachineProcess : IDisposable
 
         if (outcome.Result != MigrationResult.Completed)
         {
-            if (_ended.IsSet || (outcome.Result == MigrationResult.Cancelled && cancellation.IsCancellationRequested))
+            if (outcome.Result == MigrationResult.Cancelled && (_stopAsked || cancellation.IsCancellationRequested))
                 return ExitCode.Done;
             _terminal.Error(outcome.Cause ?? "Nothing was received.");
             return MigrationJson.ExitCodeOf(outcome);
@@ -117,11 +118,22 @@ internal sealed class MachineProcess : IDisposable
             reported = failure;
         }
 
-        if (cancellation.IsCancellationRequested)
-            CancelMigration(TimeSpan.FromSeconds(5));
+        CancelMigration(TimeSpan.FromSeconds(5));
         MachineState state;
         lock (_gate)
+        {
+            // ORDER: no migration can begin from here on, so none reads memory that goes away.
             state = _state;
+            if (state == MachineState.Running)
+                _state = MachineState.Stopped;
+        }
+
+        if (state == MachineState.Migrating)
+        {
+            _terminal.Error($"{_name} ends in the middle of a migration that could not be cancelled any more: look whether it runs at the destination.");
+            return ExitCode.StateUnknown;
+        }
+
         if (state == MachineState.Moved)
         {
             _terminal.Note($"{_name} has moved away.");
@@ -130,7 +142,6 @@ internal sealed class MachineProcess : IDisposable
 
         if (state == MachineState.Unknown)
             return ExitCode.StateUnknown;
-        SetState(MachineState.Stopped);
         _terminal.Note($"{_name} stops.");
         return reported is null ? ExitCode.Done : ExitCode.Failed;
     }
@@ -152,6 +163,7 @@ internal sealed class MachineProcess : IDisposable
                 channel.Send(new JsonObject { ["done"] = true });
                 break;
             case "stop":
+                _stopAsked = true;
                 CancelMigration(TimeSpan.FromSeconds(5));
                 channel.Send(new JsonObject { ["done"] = true });
                 _ended.Set();
@@ -245,6 +257,8 @@ internal sealed class MachineProcess : IDisposable
         {
             if (!receiving && _lastResult is MigrationResult.Completed or MigrationResult.StateUnknown)
                 throw new CommandFailure($"Too late to cancel: {_name} was handed over already.");
+            if (_state == MachineState.Migrating)
+                throw new CommandFailure($"The migration of {_name} has not ended yet; `tidemark status {_name}` shows where it is.", ExitCode.Inconclusive);
         }
     }
 

@@ -29,6 +29,12 @@ internal static class HtmlReport
         string temporary = path + ".part";
         try
         {
+            if (IsWrittenInPlace(path))
+            {
+                File.WriteAllText(path, Render(result));
+                return;
+            }
+
             File.WriteAllText(temporary, Render(result));
             File.Move(temporary, path, overwrite: true);
         }
@@ -47,6 +53,24 @@ internal static class HtmlReport
             throw new CommandFailure($"The report {path} can not be written: {failure.Message}");
         }
     }
+
+    /// <summary>Said before the long work, not after it.</summary>
+    /// <exception cref="CommandFailure">There can be no file of that name.</exception>
+    public static void RequireWritable(string? path)
+    {
+        if (path is null)
+            return;
+        string? problem = path.Length == 0 ? "its name is empty"
+            : Directory.Exists(path) ? "it is a folder"
+            : !Directory.Exists(Path.GetDirectoryName(Path.GetFullPath(path))) ? "its folder does not exist"
+            : null;
+        if (problem is not null)
+            throw new CommandFailure($"The report {path} can not be written: {problem}.", ExitCode.Usage);
+    }
+
+    /// <summary>A device, a pipe or a link must not be replaced by an ordinary file.</summary>
+    private static bool IsWrittenInPlace(string path) =>
+        new FileInfo(path) is { Exists: true } file && (file.Length == 0 || file.LinkTarget is not null);
 
     public static string Render(JsonObject result)
     {

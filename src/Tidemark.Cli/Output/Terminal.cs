@@ -127,9 +127,9 @@ internal sealed class Terminal : IDisposable
         {
             writer.WriteLine(line);
         }
-        catch (IOException)
+        catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
         {
-            // The reader has gone (a closed pipe): nobody is left to tell.
+            // The reader has gone (a closed pipe or descriptor): nobody is left to tell.
         }
     }
 

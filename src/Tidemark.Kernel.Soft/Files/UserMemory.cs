@@ -109,11 +109,20 @@ internal sealed partial class UserMemory(IKernel host) : IDisposable
     }
 
     /// <summary>The memory object behind an address, with a reference for the caller; null: none.</summary>
-    public MemoryObject? FindObject(ulong address)
+    /// <param name="last">The last address up to which the answer is the same.</param>
+    public MemoryObject? FindObject(ulong address, out ulong last)
     {
         _gate.EnterReadLock();
-        MemoryObject? memory = TryFind(address, out Region region) ? region.Memory : null;
-        memory?.AddReference();
+        int above = FirstAbove(address);
+        last = above < _regions.Count ? _regions[above].Start - 1 : ulong.MaxValue;
+        MemoryObject? memory = null;
+        if (TryFind(address, out Region region))
+        {
+            last = region.End - 1;
+            memory = region.Memory;
+            memory?.AddReference();
+        }
+
         _gate.ExitReadLock();
         return memory;
     }

@@ -91,42 +91,59 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
                 return errno;
         }
 
+        // ORDER: the interrupt window is reserved before the new table is filled, as in Linux.
+        Errno reserved = Reserve(ioas);
+        if (reserved != Errno.Success)
+            return reserved;
         // FIDELITY: Linux attaches before it fills the table; here a failure to fill leaves the device where it was.
         Errno created = _context.TryCreateHwpt(
             ioas, Port.Unit, dirtyTracking: false, automatic: true, out Hwpt? hwpt);
-        if (created != Errno.Success)
-            return created;
-        Errno attached = AttachTo(hwpt!);
-        if (attached != Errno.Success)
-            _context.Objects.TryDestroy(hwpt!.Id);
-        return attached;
+        if (created == Errno.Success)
+            MoveTo(hwpt!);
+        else
+            Unreserve(ioas);
+        return created;
     }
 
     private Errno AttachTo(Hwpt hwpt)
     {
-        Hwpt? previous = _hwpt;
-        if (ReferenceEquals(previous, hwpt))
+        if (ReferenceEquals(_hwpt, hwpt))
             return Errno.Success;
-        bool sameSpace = ReferenceEquals(previous?.Ioas, hwpt.Ioas);
-        if (!sameSpace)
-        {
-            Errno reserved = hwpt.Ioas.TryReserve(InterruptFirst, InterruptLast, this);
-            if (reserved != Errno.Success)
-                return reserved;
-        }
-
+        Errno reserved = Reserve(hwpt.Ioas);
+        if (reserved != Errno.Success)
+            return reserved;
         if (!hwpt.Suits(Port.Unit))
         {
-            if (!sameSpace)
-                hwpt.Ioas.Unreserve(this);
+            Unreserve(hwpt.Ioas);
             return Errno.EINVAL;
         }
 
+        MoveTo(hwpt);
+        return Errno.Success;
+    }
+
+    private bool IsIn(Ioas ioas) => ReferenceEquals(_hwpt?.Ioas, ioas);
+
+    /// <summary>Keeps the interrupt window of a space free for this device, which may be there already.</summary>
+    private Errno Reserve(Ioas ioas) =>
+        IsIn(ioas) ? Errno.Success : ioas.TryReserve(InterruptFirst, InterruptLast, this);
+
+    /// <summary>Takes <see cref="Reserve"/> back.</summary>
+    private void Unreserve(Ioas ioas)
+    {
+        if (!IsIn(ioas))
+            ioas.Unreserve(this);
+    }
+
+    /// <summary>From the present table, if any, to one that suits, in whose space the window is reserved.</summary>
+    private void MoveTo(Hwpt hwpt)
+    {
+        Hwpt? previous = _hwpt;
+        bool sameSpace = IsIn(hwpt.Ioas);
         hwpt.AddPort(Port);
         _hwpt = hwpt;
         if (previous is not null)
             Leave(previous, sameSpace);
-        return Errno.Success;
     }
 
     private void DetachLocked()

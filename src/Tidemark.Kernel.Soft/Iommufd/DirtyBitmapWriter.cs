@@ -25,7 +25,7 @@ internal ref struct DirtyBitmapWriter : IDirtyLeafVisitor
     private readonly ulong _address;
     private readonly ulong _base;
     private readonly int _shift;
-    private readonly ulong _byteLimit;
+    private readonly ulong _lastBit;
 
     /// <summary>Where the buffer lies in the bitmap, in bytes; and how much of it is used.</summary>
     private ulong _start;
@@ -43,7 +43,9 @@ internal ref struct DirtyBitmapWriter : IDirtyLeafVisitor
         _shift = BitOperations.TrailingZeroCount(pageSize);
         ulong bitmapBytes = ((byteLength - 1) >> _shift) / 8 + 1;
         ulong inLastPage = unchecked(address + bitmapBytes) % GuestPage.Size;
-        _byteLimit = bitmapBytes + (inLastPage == 0 ? 0 : GuestPage.Size - inLastPage);
+        ulong byteLimit = bitmapBytes + (inLastPage == 0 ? 0 : GuestPage.Size - inLastPage);
+        // A bit for each byte of nearly the whole space has a limit beyond 64 bits.
+        _lastBit = byteLimit > ulong.MaxValue / 8 ? ulong.MaxValue : byteLimit * 8 - 1;
     }
 
     public void OnDirtyLeaf(ulong iova, ulong byteLength)
@@ -51,7 +53,7 @@ internal ref struct DirtyBitmapWriter : IDirtyLeafVisitor
         if (iova < _base)
             return;
         ulong bit = (iova - _base) >> _shift;
-        ulong lastBit = Math.Min((iova - _base + (byteLength - 1)) >> _shift, _byteLimit * 8 - 1);
+        ulong lastBit = Math.Min((iova - _base + (byteLength - 1)) >> _shift, _lastBit);
         while (bit <= lastBit)
         {
             ulong at = bit / 8;

@@ -38,7 +38,7 @@ internal sealed class Ioas(IommufdContext context) : IommuObject
     }
 
     /// <summary>The complement of what is reserved, ascending.</summary>
-    public List<(ulong First, ulong Last)> UsableRanges() => Holes(0, ulong.MaxValue, withAreas: false);
+    public List<(ulong First, ulong Last)> UsableRanges() => [.. Holes(0, ulong.MaxValue, withAreas: false)];
 
     /// <summary>ALLOW_IOVAS. EADDRINUSE: a range touches something reserved; the list is then as before.</summary>
     public Errno TryAllow(List<(ulong First, ulong Last)> allowed)
@@ -338,29 +338,32 @@ internal sealed class Ioas(IommufdContext context) : IommuObject
     }
 
     /// <summary>The parts of a range that nothing reserves (nor, if asked, maps), ascending.</summary>
-    private List<(ulong First, ulong Last)> Holes(ulong from, ulong to, bool withAreas)
+    private IEnumerable<(ulong First, ulong Last)> Holes(ulong from, ulong to, bool withAreas)
     {
-        List<(ulong First, ulong Last)> taken = _reserved.ConvertAll(range => (range.First, range.Last));
-        if (withAreas)
-            taken.AddRange(_areas.ConvertAll(area => (area.First, area.Last)));
-        taken.Sort();
-        var holes = new List<(ulong First, ulong Last)>();
+        // The areas are sorted already, and there can be many of them; the others are a handful.
+        ReservedIovas[] reserved = [.. _reserved.OrderBy(range => range.First)];
+        int areas = withAreas ? _areas.Count : 0;
+        int area = withAreas ? FirstEndingAtOrAbove(from) : 0;
+        int other = 0;
         ulong next = from;
-        foreach ((ulong first, ulong last) in taken)
+        while (area < areas || other < reserved.Length)
         {
+            bool isArea = other == reserved.Length || (area < areas && _areas[area].First < reserved[other].First);
+            (ulong first, ulong last) = isArea
+                ? (_areas[area].First, _areas[area++].Last)
+                : (reserved[other].First, reserved[other++].Last);
             if (last < next)
                 continue;
             if (first > to)
                 break;
             if (first > next)
-                holes.Add((next, first - 1));
+                yield return (next, first - 1);
             if (last >= to)
-                return holes;
+                yield break;
             next = last + 1;
         }
 
-        holes.Add((next, to));
-        return holes;
+        yield return (next, to);
     }
 
     private bool AreasAreAligned(ulong alignment) => _areas.TrueForAll(area =>

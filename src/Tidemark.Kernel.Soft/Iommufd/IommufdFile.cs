@@ -18,6 +18,15 @@ internal sealed class IommufdFile(SoftKernel kernel) : SoftFile
     public override SyscallResult IoctlValue(uint request, ulong argument) =>
         SyscallResult.Fail(IommufdContext.IsInTable(request) ? Errno.EFAULT : Errno.ENOTTY);
 
+    /// <summary>Only a vIOMMU has something to map, and there is none.</summary>
+    public override SyscallResult ResolveMmap(
+        ulong byteLength, MemoryProtection protection, ulong offset, out int hostFd, out ulong hostOffset)
+    {
+        hostFd = -1;
+        hostOffset = 0;
+        return SyscallResult.Fail(Errno.ENXIO);
+    }
+
     public override void Release() => Context.Drop();
 }
 

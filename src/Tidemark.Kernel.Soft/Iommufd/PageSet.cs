@@ -59,8 +59,10 @@ internal sealed class PageSet
         if (pinned is null)
         {
             var extents = new List<PinnedExtent>();
-            // The last page of the address space belongs to no mapping, so a wrapped end is just a bad address.
-            Errno errno = to <= from ? Errno.EFAULT : Resolve(from, to, firstByte, byteLength, extents);
+            // The last page of the address space belongs to no mapping and no file reaches it: a wrapped end is just a
+            // bad address, or beyond the file.
+            Errno errno = to > from ? Resolve(from, to, firstByte, byteLength, extents)
+                : IsFile ? Errno.EINVAL : Errno.EFAULT;
             if (errno != Errno.Success)
                 return errno;
             pinned = new PinnedPages(this, from, to, extents);

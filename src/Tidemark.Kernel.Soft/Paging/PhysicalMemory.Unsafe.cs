@@ -8,7 +8,7 @@ internal sealed partial class PhysicalMemory
     /// <summary>The 512 entries of a table page.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public unsafe Span<ulong> Table(ulong physical) =>
-        // SAFETY: table pages come from TryAllocatePage, whose arenas stay mapped until this object is disposed.
+        // SAFETY: table pages come from TryAllocatePage, whose arenas stay mapped while one of their pages is in use.
         new((void*)HostAddress(physical), VtdSecondStage.EntriesPerTable);
 
     private unsafe void ClearPage(ulong physical) =>

@@ -35,6 +35,7 @@ internal sealed partial class PhysicalMemory : IDisposable
     private ulong _arenaEnd;
     private long _tablePages;
     private long _pinnedPages;
+    private bool _disposed;
 
     public PhysicalMemory(IKernel host) => _host = host;
 
@@ -70,11 +71,14 @@ internal sealed partial class PhysicalMemory : IDisposable
         }
     }
 
-    /// <summary>A zeroed page for a table; false: no memory.</summary>
+    /// <summary>A zeroed page for a table; false: no memory, or disposed.</summary>
     public bool TryAllocatePage(out ulong physical)
     {
+        physical = 0;
         lock (_gate)
         {
+            if (_disposed)
+                return false;
             if (_freePages.TryPop(out physical))
             {
                 ClearPage(physical);
@@ -86,29 +90,43 @@ internal sealed partial class PhysicalMemory : IDisposable
                 physical = _nextPage;
                 _nextPage += GuestPage.Size;
             }
-        }
 
-        Interlocked.Increment(ref _tablePages);
-        return true;
+            Interlocked.Increment(ref _tablePages);
+            return true;
+        }
     }
 
     public void FreePage(ulong physical)
     {
         lock (_gate)
+        {
             _freePages.Push(physical);
-        Interlocked.Decrement(ref _tablePages);
+            if (Interlocked.Decrement(ref _tablePages) == 0 && _disposed)
+                UnmapArenas();
+        }
     }
 
+    /// <summary>
+    /// No pages are given out any more. Arenas go with the last table page: a call in progress may still hold a table,
+    /// and frees it by walking it.
+    /// </summary>
     public void Dispose()
     {
         lock (_gate)
         {
-            foreach (ulong arena in _arenas)
-                _host.Munmap(arena, GranuleSize);
-            _arenas.Clear();
-            _freePages.Clear();
-            _nextPage = _arenaEnd = 0;
+            _disposed = true;
+            if (TablePages == 0)
+                UnmapArenas();
         }
+    }
+
+    private void UnmapArenas()
+    {
+        foreach (ulong arena in _arenas)
+            _host.Munmap(arena, GranuleSize);
+        _arenas.Clear();
+        _freePages.Clear();
+        _nextPage = _arenaEnd = 0;
     }
 
     private bool TryAddArena()

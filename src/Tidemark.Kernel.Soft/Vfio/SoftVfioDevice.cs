@@ -45,5 +45,25 @@ internal sealed class SoftVfioDevice : IDisposable
     /// <summary>A new open file of the cdev, unbound.</summary>
     public SoftFile Open() => new VfioDeviceFile(this);
 
-    public void Dispose() => Model.Dispose();
+    /// <summary>The device is gone and can not be bound any more. Under <see cref="Gate"/>.</summary>
+    public bool IsDisposed { get; private set; }
+
+    /// <summary>Ends the binding of <see cref="BoundFile"/>. Under <see cref="Gate"/>.</summary>
+    public void EndBinding()
+    {
+        BoundFile = null;
+        if (IsDisposed)
+            Model.Dispose();
+    }
+
+    /// <summary>A file that a call in progress keeps open keeps the model too.</summary>
+    public void Dispose()
+    {
+        lock (Gate)
+        {
+            IsDisposed = true;
+            if (BoundFile is null)
+                Model.Dispose();
+        }
+    }
 }

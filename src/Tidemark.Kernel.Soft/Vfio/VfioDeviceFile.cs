@@ -53,7 +53,7 @@ internal sealed class VfioDeviceFile(SoftVfioDevice device) : SoftFile
                 return;
             _open?.Close();
             _open = null;
-            device.BoundFile = null;
+            device.EndBinding();
         }
     }
 
@@ -103,6 +103,8 @@ internal sealed class VfioDeviceFile(SoftVfioDevice device) : SoftFile
             return errno;
         if (device.BoundFile is not null)
             return Errno.EINVAL;
+        if (device.IsDisposed)
+            return Errno.ENODEV;
         errno = iommu.Bind(device.Port, out IBoundDevice? bound);
         if (errno != Errno.Success || bound is null)
             return errno;

@@ -13,6 +13,9 @@ public static class MachineFile
 
     private const ulong MiB = 1UL << 20;
 
+    /// <summary>LIMIT: the processor's ledger, 4 bytes a page, moves while the machine stands still.</summary>
+    private const ulong MaximumWorkingSet = 8UL << 30;
+
     /// <summary>Null when there are problems.</summary>
     public static MachineDescription? Read(string path, out IReadOnlyList<MachineFileProblem> problems)
     {
@@ -23,6 +26,13 @@ public static class MachineFile
             if (!file.Exists)
             {
                 problems = [new(0, Directory.Exists(path) ? "It is a folder, not a machine file." : "There is no such file.")];
+                return null;
+            }
+
+            if (file.Length == 0)
+            {
+                // Also a FIFO or a device, which could block or never end.
+                problems = [new(0, "It is empty or no ordinary file.")];
                 return null;
             }
 
@@ -83,7 +93,7 @@ public static class MachineFile
             workload = new WorkloadDescription
             {
                 FillBytes = given.Size("fill", 0, 1UL << 40, fallback: workload.FillBytes),
-                CpuWorkingSetBytes = given.Size("cpuWorkingSet", 4096, 1UL << 40, multipleOf: 4096, fallback: workload.CpuWorkingSetBytes),
+                CpuWorkingSetBytes = given.Size("cpuWorkingSet", 4096, MaximumWorkingSet, multipleOf: 4096, fallback: workload.CpuWorkingSetBytes),
                 CpuBytesPerSecond = given.Size("cpuBytesPerSecond", 0, 1UL << 40, fallback: workload.CpuBytesPerSecond),
                 Seed = (int)given.Number("seed", 0, int.MaxValue, (ulong)workload.Seed),
             };

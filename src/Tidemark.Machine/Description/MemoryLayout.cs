@@ -30,8 +30,11 @@ public sealed record MemoryLayout
     /// <summary>The last page of guest memory, which the processor writes all the time.</summary>
     public required GuestPhysicalAddress Heartbeat { get; init; }
 
-    /// <summary>Memory that all of it needs.</summary>
+    /// <summary>Memory that all of it needs, with what lies above 3 GiB and is too small for the block of arenas.</summary>
     public required ulong NeededBytes { get; init; }
+
+    /// <summary>Memory that a machine which runs writes sooner or later.</summary>
+    public ulong WrittenBytes => FillBytes + WorkingSet.ByteLength + Arenas.Aggregate(0UL, (sum, arena) => sum + arena.ByteLength);
 
     /// <summary>Queues, PRP lists and one buffer for each command in flight.</summary>
     public static ulong MinimumArenaBytes(DeviceDescription device) =>
@@ -68,7 +71,8 @@ public sealed record MemoryLayout
             WorkingSet = (new(cursor), machine.Workload.CpuWorkingSetBytes),
             FillBytes = machine.Workload.FillBytes,
             Heartbeat = heartbeat,
-            NeededBytes = checked(top + machine.Workload.FillBytes),
+            // The fill ends below the block; high memory that is left over then holds nothing but the heartbeat.
+            NeededBytes = checked(top + machine.Workload.FillBytes + (inHigh ? 0 : high)),
         };
     }
 }

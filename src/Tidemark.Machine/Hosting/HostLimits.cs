@@ -68,7 +68,8 @@ public static class HostLimits
         if (sysfs.TryReadText("/proc/meminfo", out string? text))
         {
             string? line = text.Split('\n').FirstOrDefault(line => line.StartsWith("MemAvailable:", StringComparison.Ordinal));
-            if (line is not null && ulong.TryParse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], CultureInfo.InvariantCulture, out ulong kib))
+            string? number = line?.Split(' ', StringSplitOptions.RemoveEmptyEntries).ElementAtOrDefault(1);
+            if (ulong.TryParse(number, CultureInfo.InvariantCulture, out ulong kib) && kib <= ulong.MaxValue >> 10)
                 available = kib << 10;
         }
 
@@ -78,11 +79,30 @@ public static class HostLimits
             && sysfs.TryReadText("/sys/fs/cgroup/memory.current", out string? current)
             && ulong.TryParse(current, CultureInfo.InvariantCulture, out ulong used))
         {
+            // Pages of files count as used and are given up when memory is wanted.
+            used -= Math.Min(used, ReadFileCache(sysfs));
             ulong left = bound > used ? bound - used : 0;
             available = Math.Min(available ?? left, left);
         }
 
         return available;
+    }
+
+    /// <summary>The control group's page cache without shared memory, in bytes; 0 when unknown.</summary>
+    private static ulong ReadFileCache(ISysfs sysfs)
+    {
+        if (!sysfs.TryReadText("/sys/fs/cgroup/memory.stat", out string? text))
+            return 0;
+        ulong bytes = 0;
+        foreach (string line in text.Split('\n'))
+        {
+            string[] words = line.Split(' ');
+            if (words is ["inactive_file" or "active_file", _]
+                && ulong.TryParse(words[1], CultureInfo.InvariantCulture, out ulong part) && part <= 1UL << 60)
+                bytes += part;
+        }
+
+        return bytes;
     }
 
     private static ulong? ReadLimit(ISysfs sysfs, string name)

@@ -12,6 +12,9 @@ public static class MachineIdentity
 {
     private const int Version = 1;
 
+    /// <summary>LIMIT: a machine that differs everywhere is another machine; a dozen examples say so.</summary>
+    private const int MaximumDifferences = 12;
+
     public static ReadOnlyMemory<byte> Describe(MachineDescription machine, IReadOnlyList<ulong> diskBytes)
     {
         ArgumentNullException.ThrowIfNull(machine);
@@ -46,30 +49,24 @@ public static class MachineIdentity
     /// <summary>How the source's description differs from ours; sentences for users, empty when equal.</summary>
     public static IReadOnlyList<string> FindDifferences(ReadOnlyMemory<byte> ours, ReadOnlyMemory<byte> theirs)
     {
-        JsonDocument source;
+        var differences = new List<string>();
+        using JsonDocument here = JsonDocument.Parse(ours);
         try
         {
-            source = JsonDocument.Parse(theirs, new JsonDocumentOptions { MaxDepth = 8 });
-        }
-        catch (JsonException)
-        {
-            // A peer that sends this is no Tidemark of ours.
-            return ["The source's machine description is not readable."];
-        }
-
-        using (source)
-        using (JsonDocument here = JsonDocument.Parse(ours))
-        {
-            var differences = new List<string>();
+            using JsonDocument source = JsonDocument.Parse(theirs, new JsonDocumentOptions { MaxDepth = 8 });
             Compare("machine", here.RootElement, source.RootElement, differences);
             return differences;
+        }
+        catch (Exception failure) when (failure is JsonException or InvalidOperationException)
+        {
+            // A peer that sends this (not JSON, or texts that are no Unicode) is no Tidemark of ours.
+            return ["The source's machine description is not readable."];
         }
     }
 
     private static void Compare(string path, JsonElement here, JsonElement there, List<string> differences)
     {
-        // LIMIT: a machine that differs everywhere is another machine; a dozen examples say so.
-        if (differences.Count >= 12)
+        if (differences.Count >= MaximumDifferences)
             return;
         if (here.ValueKind != there.ValueKind)
         {
@@ -88,8 +85,10 @@ public static class MachineIdentity
                         differences.Add($"{path}.{property.Name} is missing at the source.");
                 }
 
-                foreach (JsonProperty property in there.EnumerateObject().Where(property => !here.TryGetProperty(property.Name, out _)))
-                    differences.Add($"{path}.{property.Name} is not known here.");
+                foreach (JsonProperty property in there.EnumerateObject()
+                    .Where(property => !here.TryGetProperty(property.Name, out _))
+                    .Take(Math.Max(0, MaximumDifferences - differences.Count)))
+                    differences.Add($"{path}.{Shorten(property.Name)} is not known here.");
                 break;
             case JsonValueKind.Array:
                 if (here.GetArrayLength() != there.GetArrayLength())

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Tidemark.Machine.Workload;
 using Tidemark.Memory;
 
 namespace Tidemark.Machine.Nvme;
@@ -20,20 +21,13 @@ public sealed partial class NvmeWorkload : IDisposable
     /// <summary>LIMIT: how long the thread waits before it looks at requests again, should a wake-up be lost.</summary>
     private static readonly TimeSpan s_waitSlice = TimeSpan.FromMilliseconds(50);
 
-    /// <summary>LIMIT: a pause that takes longer means that the thread hangs in a system call.</summary>
-    private static readonly TimeSpan s_pauseLimit = TimeSpan.FromSeconds(30);
-
     private readonly object _gate = new();
     private readonly NvmeDriver _driver;
     private readonly GuestMemory _memory;
     private readonly IExpectedContent _expected;
     private readonly NvmeWorkloadOptions _options;
-    private readonly Thread _thread;
+    private readonly PausableThread _thread;
     private bool _started;
-    private bool _pauseRequested;
-    private bool _parked;
-    private bool _ended;
-    private volatile bool _stopping;
     private long _rateStart;
     private ulong _rateBytes;
 
@@ -64,11 +58,11 @@ public sealed partial class NvmeWorkload : IDisposable
             options.BufferByteLength / (ulong)options.BlockBytes, MaximumBuffers)];
         _actual = new byte[options.BlockBytes];
         _wanted = new byte[options.BlockBytes];
-        _thread = new Thread(Work) { IsBackground = true, Name = $"tidemark workload {options.Name}" };
+        _thread = new PausableThread($"workload {options.Name}", DoStep, driver.Wake, GoOn);
     }
 
     /// <summary>Why the thread ended by itself, or null.</summary>
-    public Exception? Failure { get; private set; }
+    public Exception? Failure => _thread.Failure;
 
     /// <summary>A consistent copy, at any time.</summary>
     public NvmeWorkloadCounters Counters
@@ -95,102 +89,26 @@ public sealed partial class NvmeWorkload : IDisposable
     /// Returns when the thread touches nothing any more (or was never started, or has ended). Commands stay in flight.
     /// Idempotent.
     /// </summary>
-    /// <exception cref="NvmeException">The thread does not come to rest; it may still be running.</exception>
-    public void Pause()
-    {
-        lock (_gate)
-        {
-            _pauseRequested = true;
-            if (!_started)
-                return;
-            _driver.Wake();
-            long start = Stopwatch.GetTimestamp();
-            while (!_parked && !_ended)
-            {
-                TimeSpan left = s_pauseLimit - Stopwatch.GetElapsedTime(start);
-                if (left <= TimeSpan.Zero || !Monitor.Wait(_gate, left))
-                    throw new NvmeException(
-                        $"NVMe workload {_options.Name} did not pause within {s_pauseLimit.TotalSeconds} s.");
-            }
-        }
-    }
+    /// <exception cref="TimeoutException">The thread does not come to rest; it may still be running.</exception>
+    public void Pause() => _thread.Pause();
 
     /// <summary>Goes on after <see cref="Pause"/>. Idempotent.</summary>
-    public void Resume()
-    {
-        lock (_gate)
-        {
-            _pauseRequested = false;
-            Monitor.PulseAll(_gate);
-        }
-    }
+    public void Resume() => _thread.Resume();
 
     /// <summary>
     /// Ends the thread and waits for it. The controller keeps the commands in flight: reset or close it before their
     /// memory goes.
     /// </summary>
-    public void Dispose()
+    public void Dispose() => _thread.Dispose();
+
+    private void GoOn()
     {
-        bool started;
-        lock (_gate)
-        {
-            _stopping = true;
-            started = _started;
-            _started = true;
-            Monitor.PulseAll(_gate);
-        }
-
-        _driver.Wake();
-        if (started)
-            _thread.Join();
-    }
-
-    private void Work()
-    {
-        try
-        {
-            while (!_stopping)
-            {
-                ParkWhenAsked();
-                if (!_stopping)
-                    DoStep();
-            }
-        }
-        catch (Exception failure)
-        {
-            // The thread's end is a fact that others read: Failure says why, Pause and Dispose return at once.
-            Failure = failure;
-        }
-        finally
-        {
-            lock (_gate)
-            {
-                _ended = true;
-                Monitor.PulseAll(_gate);
-            }
-        }
-    }
-
-    private void ParkWhenAsked()
-    {
-        lock (_gate)
-        {
-            if (!_pauseRequested)
-                return;
-            _parked = true;
-            Monitor.PulseAll(_gate);
-            // The way out: Resume or Dispose, both of this object's owner.
-            while (_pauseRequested && !_stopping)
-                Monitor.Wait(_gate);
-            _parked = false;
-        }
-
         _driver.RestartTimeouts();
         _rateStart = 0;
     }
 
     /// <summary>Fills the queue, then takes what has come back or waits a little for it.</summary>
-    private void DoStep()
+    private TimeSpan DoStep()
     {
         TimeSpan untilAllowed = TimeSpan.Zero;
         while (_driver.OutstandingCount < _options.Depth && _driver.HasRoom)
@@ -205,14 +123,13 @@ public sealed partial class NvmeWorkload : IDisposable
         {
             any = true;
             Finish(completion);
-            if (_stopping)
-                return;
         }
 
         if (any)
-            return;
+            return TimeSpan.Zero;
         TimeSpan wait = untilAllowed > TimeSpan.Zero && untilAllowed < s_waitSlice ? untilAllowed : s_waitSlice;
         _driver.WaitForCompletion(wait);
+        return TimeSpan.Zero;
     }
 
     private TimeSpan TimeUntilAllowed()

@@ -5,10 +5,13 @@ namespace Tidemark.Machine.Transport;
 
 /// <summary>
 /// Where a migration comes from or goes to, as users write it: <c>tcp:host:port</c>, <c>tcp:[v6]:port</c>,
-/// <c>unix:path</c>, <c>fd:n</c> (a connected stream socket that was handed in).
+/// <c>unix:path</c>, <c>fd:n-m</c> (connected stream sockets that were handed in: one for control, one for each channel).
 /// </summary>
 public abstract record MigrationAddress
 {
+    /// <summary>LIMIT: channels of a migration, beside the control connection.</summary>
+    private const int MaximumChannels = 64;
+
     private MigrationAddress()
     {
     }
@@ -28,9 +31,13 @@ public abstract record MigrationAddress
         public override string ToString() => $"unix:{Path}";
     }
 
+    /// <param name="Fd">The first descriptor: control. The channels' follow it, without a gap.</param>
     public sealed record Descriptor(int Fd) : MigrationAddress
     {
-        public override string ToString() => $"fd:{Fd}";
+        /// <summary>How many sockets were handed in.</summary>
+        public int Count { get; init; } = 1;
+
+        public override string ToString() => Count == 1 ? $"fd:{Fd}" : $"fd:{Fd}-{Fd + Count - 1}";
     }
 
     /// <summary>Null with a sentence for the user when the text is none of the forms.</summary>
@@ -63,12 +70,15 @@ public abstract record MigrationAddress
                     : $"\"{text}\" is not an address: a Unix socket's path has at most 107 bytes.";
                 return null;
             case "fd":
-                if (int.TryParse(rest, NumberStyles.None, CultureInfo.InvariantCulture, out int fd))
-                    return new Descriptor(fd);
-                problem = $"\"{text}\" is not an address: after fd: comes the number of an open socket.";
+                int dash = rest.IndexOf('-', StringComparison.Ordinal);
+                if (int.TryParse(dash < 0 ? rest : rest[..dash], NumberStyles.None, CultureInfo.InvariantCulture, out int fd)
+                    && int.TryParse(rest[(dash + 1)..], NumberStyles.None, CultureInfo.InvariantCulture, out int final)
+                    && final >= fd && final - fd <= MaximumChannels)
+                    return new Descriptor(fd) { Count = final - fd + 1 };
+                problem = $"\"{text}\" is not an address: after fd: come the numbers of open sockets, the first for control and one for each channel, as in fd:3-4.";
                 return null;
             default:
-                problem = $"\"{text}\" is not an address; use tcp:host:port, unix:path or fd:n.";
+                problem = $"\"{text}\" is not an address; use tcp:host:port, unix:path or fd:n-m.";
                 return null;
         }
     }

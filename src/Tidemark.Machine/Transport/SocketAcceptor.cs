@@ -10,7 +10,7 @@ public sealed class SocketAcceptor : IAcceptor
     private readonly Socket? _listener;
     private readonly string? _unlink;
     private readonly MigrationAddress.Descriptor? _descriptor;
-    private int _descriptorUsed;
+    private int _descriptorsUsed;
 
     private SocketAcceptor(Socket? listener, string address, string? unlink, MigrationAddress.Descriptor? descriptor)
     {
@@ -42,8 +42,9 @@ public sealed class SocketAcceptor : IAcceptor
     {
         if (_descriptor is not null)
         {
-            if (Interlocked.Exchange(ref _descriptorUsed, 1) == 0)
-                return SocketConnector.Adopt(_descriptor);
+            int turn = Interlocked.Increment(ref _descriptorsUsed);
+            if (turn <= _descriptor.Count)
+                return SocketConnector.Adopt(_descriptor, turn - 1);
             cancellation.WaitHandle.WaitOne();
             throw new OperationCanceledException(cancellation);
         }

@@ -56,15 +56,21 @@ public sealed class SocketConnection : IConnection
 
     public int Receive(Span<byte> buffer)
     {
+        int count;
         try
         {
-            return _socket.Receive(buffer, SocketFlags.None);
+            count = _socket.Receive(buffer, SocketFlags.None);
         }
         catch (Exception failure) when (failure is SocketException or ObjectDisposedException)
         {
             // Nothing was consumed that the caller could still use.
             throw Broken("receiving from", failure);
         }
+
+        // A shutdown by this side looks like an end in order by the other.
+        if (count == 0 && !buffer.IsEmpty && Volatile.Read(ref _aborted) != 0)
+            throw Broken("receiving from", null);
+        return count;
     }
 
     public void Abort()
@@ -83,7 +89,7 @@ public sealed class SocketConnection : IConnection
 
     public void Dispose() => _socket.Dispose();
 
-    private IOException Broken(string doing, Exception failure)
+    private IOException Broken(string doing, Exception? failure)
     {
         if (Volatile.Read(ref _aborted) != 0)
             return new IOException($"The connection with {Peer} was broken off on this side.", failure);

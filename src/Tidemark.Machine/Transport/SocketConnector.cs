@@ -4,10 +4,10 @@ using Tidemark.Migration;
 
 namespace Tidemark.Machine.Transport;
 
-/// <summary>Connects to a destination's address. A handed-in descriptor makes one connection.</summary>
+/// <summary>Connects to a destination's address. Each handed-in descriptor makes one connection.</summary>
 public sealed class SocketConnector(MigrationAddress address, TimeSpan timeout) : IConnector
 {
-    private int _descriptorUsed;
+    private int _descriptorsUsed;
 
     public string Address => address.ToString()!;
 
@@ -16,9 +16,14 @@ public sealed class SocketConnector(MigrationAddress address, TimeSpan timeout) 
         switch (address)
         {
             case MigrationAddress.Descriptor descriptor:
-                if (Interlocked.Exchange(ref _descriptorUsed, 1) != 0)
-                    throw new IOException($"{Address} is one connection; say --channels 1 to migrate through it.");
-                return Adopt(descriptor);
+                int turn = Interlocked.Increment(ref _descriptorsUsed);
+                if (turn > descriptor.Count)
+                {
+                    throw new IOException(
+                        $"{Address} has no socket number {turn}: a migration takes one for control and one for each channel, as in fd:3-4 with --channels 1.");
+                }
+
+                return Adopt(descriptor, turn - 1);
             case MigrationAddress.Unix unix:
                 return Connect(new UnixDomainSocketEndPoint(unix.Path), AddressFamily.Unix, ProtocolType.Unspecified, cancellation);
             case MigrationAddress.Tcp tcp:
@@ -28,17 +33,28 @@ public sealed class SocketConnector(MigrationAddress address, TimeSpan timeout) 
         }
     }
 
-    internal static SocketConnection Adopt(MigrationAddress.Descriptor descriptor)
+    /// <param name="index">Which of the address's descriptors.</param>
+    internal static SocketConnection Adopt(MigrationAddress.Descriptor descriptor, int index)
     {
+        descriptor = new MigrationAddress.Descriptor(descriptor.Fd + index);
+        // The Socket class takes any descriptor without a word.
+        string? what = new FileInfo($"/proc/self/fd/{descriptor.Fd}").LinkTarget;
+        if (what?.StartsWith("socket:", StringComparison.Ordinal) != true)
+            throw new IOException($"{descriptor} is not an open socket but {what ?? "nothing"}.");
+        var handle = new SafeSocketHandle(descriptor.Fd, ownsHandle: true);
         try
         {
-            return new SocketConnection(new Socket(new SafeSocketHandle(descriptor.Fd, ownsHandle: true)), descriptor.ToString());
+            var socket = new Socket(handle);
+            if (socket.SocketType == SocketType.Stream)
+                return new SocketConnection(socket, descriptor.ToString());
         }
         catch (Exception failure) when (failure is SocketException or ArgumentException)
         {
-            // The descriptor is untouched: it was not ours to close.
-            throw new IOException($"{descriptor} is not an open stream socket: {failure.Message}", failure);
+            // Told below; the descriptor was not ours to close.
         }
+
+        handle.SetHandleAsInvalid();
+        throw new IOException($"{descriptor} is not a stream socket.");
     }
 
     private SocketConnection Connect(EndPoint endPoint, AddressFamily family, ProtocolType protocol, CancellationToken cancellation)

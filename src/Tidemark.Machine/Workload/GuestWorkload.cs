@@ -13,14 +13,13 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
     private const uint Mark = 0x4B57_4D54;
     private const uint Version = 1;
 
-    /// <summary>LIMIT: ledger of a working set of 1 GiB, and the drivers' queues.</summary>
+    /// <summary>LIMIT: the ledger of the largest working set that a machine file allows, and the drivers' queues.</summary>
     private const int MaximumStateBytes = 16 << 20;
 
     private readonly IReadOnlyList<GuestDevice> _devices;
     private readonly MemoryStream _incoming = new();
     private byte[]? _outgoing;
     private int _outgoingRead;
-    private bool _started;
     private bool _paused;
     private ulong _beatsAtPause;
 
@@ -57,7 +56,6 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
         foreach (GuestDevice device in _devices)
             device.StartFresh();
         Processor.Start();
-        _started = true;
     }
 
     public void Pause()
@@ -163,13 +161,11 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
         foreach (GuestDevice device in _devices)
             device.Start();
         Processor.Start();
-        _started = true;
     }
 
     public void Dispose()
     {
-        if (_started && _paused)
-            Resume();
+        // Ended as it stands, paused or not: a machine that has moved away must not take another step here.
         Processor.Dispose();
         _incoming.Dispose();
     }

@@ -1,3 +1,5 @@
+using System.Diagnostics;
+
 namespace Tidemark.Machine.Workload;
 
 /// <summary>
@@ -9,8 +11,13 @@ namespace Tidemark.Machine.Workload;
 /// </summary>
 public sealed class PausableThread : IDisposable
 {
+    /// <summary>LIMIT: a pause that takes longer means that a step hangs in a system call.</summary>
+    private static readonly TimeSpan s_pauseLimit = TimeSpan.FromSeconds(30);
+
     private readonly object _gate = new();
     private readonly Func<TimeSpan> _step;
+    private readonly Action? _wake;
+    private readonly Action? _resumed;
     private readonly string _name;
     private Thread? _thread;
     private bool _pauseWanted;
@@ -18,10 +25,14 @@ public sealed class PausableThread : IDisposable
     private bool _ending;
 
     /// <param name="step">Does a little work and returns how long to wait before the next step; zero for none.</param>
-    public PausableThread(string name, Func<TimeSpan> step)
+    /// <param name="wake">Makes a step that waits for something return soon; called from other threads.</param>
+    /// <param name="resumed">Called on the thread when it goes on after a pause, before its next step.</param>
+    public PausableThread(string name, Func<TimeSpan> step, Action? wake = null, Action? resumed = null)
     {
         _name = name;
         _step = step;
+        _wake = wake;
+        _resumed = resumed;
     }
 
     /// <summary>What ended the thread by itself, or null. A step that throws ends it.</summary>
@@ -29,8 +40,11 @@ public sealed class PausableThread : IDisposable
 
     public bool IsRunning
     {
-        get { lock (_gate) return _thread is not null && !_paused && !_ending && Failure is null; }
+        get { lock (_gate) return Steps; }
     }
+
+    /// <summary>Whether a step is in progress or may begin; under the lock.</summary>
+    private bool Steps => _thread is not null && !_paused && !_ending && Failure is null;
 
     public void Start()
     {
@@ -43,15 +57,25 @@ public sealed class PausableThread : IDisposable
         }
     }
 
-    /// <summary>Returns when the thread stands still (or never ran). Idempotent.</summary>
+    /// <summary>Returns when the thread stands still (or never ran, or has ended). Idempotent.</summary>
+    /// <exception cref="TimeoutException">A step does not come to its end; the thread may still be running.</exception>
     public void Pause()
     {
+        long start = Stopwatch.GetTimestamp();
         lock (_gate)
         {
             _pauseWanted = true;
             Monitor.PulseAll(_gate);
-            while (_thread is not null && !_paused && !_ending && Failure is null)
-                Monitor.Wait(_gate);
+            // What wake needs may be gone when the thread is.
+            if (Steps)
+                _wake?.Invoke();
+            while (Steps)
+            {
+                TimeSpan left = s_pauseLimit - Stopwatch.GetElapsedTime(start);
+                if (left <= TimeSpan.Zero)
+                    throw new TimeoutException($"The thread {_name} did not pause within {s_pauseLimit.TotalSeconds} s.");
+                Monitor.Wait(_gate, left);
+            }
         }
     }
 
@@ -74,6 +98,8 @@ public sealed class PausableThread : IDisposable
             thread = _thread;
         }
 
+        if (thread is { IsAlive: true })
+            _wake?.Invoke();
         thread?.Join();
     }
 
@@ -101,8 +127,10 @@ public sealed class PausableThread : IDisposable
 
     private bool WaitForTurn()
     {
+        bool stoodStill;
         lock (_gate)
         {
+            // The way out: Resume or Dispose, both of this object's owner.
             while (_pauseWanted && !_ending)
             {
                 if (!_paused)
@@ -114,9 +142,15 @@ public sealed class PausableThread : IDisposable
                 Monitor.Wait(_gate);
             }
 
+            stoodStill = _paused;
             _paused = false;
-            return !_ending;
+            if (_ending)
+                return false;
         }
+
+        if (stoodStill)
+            _resumed?.Invoke();
+        return true;
     }
 
     private void WaitUnlessWanted(TimeSpan wait)

@@ -5,6 +5,14 @@ namespace Tidemark.Migration.Stream;
 /// </summary>
 internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan idleTimeout, TimeProvider time)
 {
+    /// <summary>
+    /// A header and the table of a frame that is one run of pages: with most frames, everything before the contents comes
+    /// in one system call.
+    /// </summary>
+    private readonly byte[] _ahead = new byte[FrameHeader.Size + PageFrame.HeadBytes(1)];
+
+    private int _aheadStart;
+    private int _aheadEnd;
     private uint _sequence;
 
     /// <summary>Bytes consumed since the preamble.</summary>
@@ -16,7 +24,7 @@ internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan
         header = default;
         Span<byte> bytes = stackalloc byte[FrameHeader.Size];
         ulong offset = Offset;
-        if (!TryFill(bytes, "a frame header", mayEnd: true))
+        if (!TryFill(bytes, "a frame header", isHeader: true))
             return false;
         header = FrameHeader.Parse(bytes, channel, _sequence, offset);
         unchecked
@@ -28,7 +36,7 @@ internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan
     }
 
     /// <summary>Fills the buffer from the payload; the caller checks it against a hash before use.</summary>
-    public void ReadRaw(Span<byte> into, FrameType section) => TryFill(into, section.ToString(), mayEnd: false);
+    public void ReadRaw(Span<byte> into, FrameType section) => TryFill(into, section.ToString(), isHeader: false);
 
     /// <summary>Reads a whole payload that is protected by the header's CRC.</summary>
     public void ReadPayload(FrameHeader header, Span<byte> into)
@@ -40,16 +48,30 @@ internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan
                 + "not fit");
     }
 
-    private bool TryFill(Span<byte> into, string section, bool mayEnd)
+    /// <summary>
+    /// Fills the buffer, first from what was read ahead. Only for a header, which alone may meet the end of the connection,
+    /// more is received than was asked for.
+    /// </summary>
+    private bool TryFill(Span<byte> into, string section, bool isHeader)
     {
         int have = 0;
         while (have < into.Length)
         {
+            if (_aheadStart < _aheadEnd)
+            {
+                int taken = Math.Min(into.Length - have, _aheadEnd - _aheadStart);
+                _ahead.AsSpan(_aheadStart, taken).CopyTo(into[have..]);
+                _aheadStart += taken;
+                have += taken;
+                Offset += (ulong)taken;
+                continue;
+            }
+
             long start = time.GetTimestamp();
             int count;
             try
             {
-                count = connection.Receive(into[have..]);
+                count = connection.Receive(isHeader ? _ahead : into[have..]);
             }
             catch (IOException failure) when (idleTimeout > TimeSpan.Zero && time.GetElapsedTime(start) >= idleTimeout * 0.9)
             {
@@ -59,10 +81,16 @@ internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan
 
             if (count == 0)
             {
-                if (have == 0 && mayEnd)
+                if (have == 0 && isHeader)
                     return false;
                 throw new MigrationStreamException(section, Offset, "the peer closed the connection in the middle "
                     + "of it");
+            }
+
+            if (isHeader)
+            {
+                (_aheadStart, _aheadEnd) = (0, count);
+                continue;
             }
 
             have += count;

@@ -134,5 +134,32 @@ public sealed class UserMemoryTests
         Assert.Empty(sysfs.List("/sys/../../nowhere"));
     }
 
+    [Fact]
+    public void Discarding_anonymous_memory_cuts_no_hole_into_the_file_beside_it()
+    {
+        using SoftKernel kernel = Empty();
+        using var file = new KernelFd(kernel, (int)kernel.MemfdCreate("kept", MemfdFlags.CloseOnExec).Value);
+        Assert.True(kernel.Ftruncate(file.Number, 4096).Succeeded);
+        // The host chooses the places: until a view of the file lies right above anonymous memory.
+        var anonymous = new List<Mapping>();
+        var views = new List<Mapping>();
+        Mapping? below = null;
+        for (int attempt = 0; attempt < 100 && below is null; attempt++)
+        {
+            views.Add(Mapping.CreateShared(file, 4096, 0, MemoryProtection.Read | MemoryProtection.Write));
+            anonymous.Add(Mapping.CreateAnonymous(kernel, 4096));
+            below = anonymous.Find(memory => views[^1].Address.Value == memory.Address.Value + 4096);
+        }
+
+        Assert.NotNull(below);
+        views[^1].Bytes(0, 1)[0] = 7;
+        below.Bytes(0, 1)[0] = 7;
+        Assert.True(kernel.Madvise(below.Address.Value, 8192, MemoryAdvice.DontNeed).Succeeded);
+        Assert.Equal(0, below.Bytes(0, 1)[0]);
+        Assert.Equal(7, views[^1].Bytes(0, 1)[0]);
+        anonymous.ForEach(memory => memory.Dispose());
+        views.ForEach(view => view.Dispose());
+    }
+
     private static SoftKernel Empty() => new(new LinuxKernel(), new SoftHost([], []));
 }

@@ -319,15 +319,34 @@ public sealed class DirtyTrackingTests
         id = device.DeviceId;
         Assert.Equal(Errno.EINVAL, device.Attach(ref id));
         id = other;
+        Assert.Equal(Errno.EADDRINUSE, device.Attach(ref id));
+        Assert.Equal(Errno.Success, fixture.Unmap(other, 0xFEE00000, Page));
+        Assert.Equal(Errno.Success, fixture.Map(other, Large, 0x10000, Page));
         Assert.Equal(Errno.EFAULT, device.Attach(ref id));
         fixture.Write(Base);
-        Assert.Equal(Errno.Success, fixture.Unmap(other, 0xFEE00000, Page));
+        Assert.Equal(Errno.Success, fixture.Unmap(other, Large, Page));
         Assert.Equal(Errno.Success, device.Attach(ref id));
         Assert.False(fixture.Port().TryWrite(Base, [1]));
         Assert.Equal(Errno.Success, fixture.Destroy(hwpt));
         Assert.Equal(Errno.Success, fixture.Destroy(ioas));
         device.Detach();
         Assert.Equal(Errno.Success, fixture.Destroy(other));
+        device.Unbind();
+    }
+
+    [Fact]
+    public void A_bit_for_each_byte_of_nearly_the_whole_space_is_served()
+    {
+        using var fixture = new IommufdFixture();
+        (uint ioas, uint hwpt, IBoundDevice device) = fixture.AttachTracking();
+        Mapping memory = fixture.Memory(Page);
+        Assert.Equal(Errno.Success, fixture.Map(ioas, 0, memory.Address.Value, Page));
+        fixture.Write(0);
+        Mapping bitmap = fixture.Memory(Page);
+        // The end of the bitmap's last page, in bits, is beyond 64 bits.
+        ulong length = ulong.MaxValue - (Page - 1);
+        Assert.Equal(Errno.Success, fixture.Harvest(hwpt, 0, length, bitmap.Address.Value, pageSize: 1));
+        Assert.Equal((int)Page, IommufdFixture.SetBits(bitmap.Bytes(0, (int)Page)).Length);
         device.Unbind();
     }
 

@@ -331,4 +331,39 @@ public sealed class MappingTests
         Assert.Equal([5], fixture.DirtyBits(hwpt, 0x200000, 4 << 20));
         device.Unbind();
     }
+
+    [Fact]
+    public void A_file_range_at_the_top_of_the_space_is_beyond_the_file()
+    {
+        using var fixture = new IommufdFixture();
+        uint ioas = fixture.NewIoas();
+        IBoundDevice device = fixture.Bind();
+        fixture.NewHwpt(device.DeviceId, ioas);
+        using var file = new KernelFd(
+            fixture.Kernel, (int)fixture.Kernel.MemfdCreate("file", MemfdFlags.CloseOnExec).Value);
+        const ulong LastPage = ulong.MaxValue - (GuestPage.Size - 1);
+        var command = IommuIoasMapFile.Create(
+            ioas, 0x10000, file.Number, LastPage, GuestPage.Size, IommufdFixture.Writable);
+        Assert.Equal(Errno.EINVAL, fixture.Call(ref command));
+        device.Unbind();
+    }
+
+    [Fact]
+    public void The_interrupt_window_is_looked_at_before_a_new_table_is_filled()
+    {
+        using var fixture = new IommufdFixture();
+        uint ioas = fixture.NewIoas();
+        Mapping memory = fixture.Memory(GuestPage.Size);
+        // Not memory, which shows when a table is filled.
+        Assert.Equal(Errno.Success, fixture.Map(ioas, 0, 0x1000, GuestPage.Size));
+        Assert.Equal(Errno.Success, fixture.Map(ioas, 0xFEE0_0000, memory.Address.Value, GuestPage.Size));
+        IBoundDevice device = fixture.Bind();
+        uint id = ioas;
+        Assert.Equal(Errno.EADDRINUSE, device.Attach(ref id));
+        Assert.Equal(Errno.Success, fixture.Unmap(ioas, 0xFEE0_0000, GuestPage.Size));
+        Assert.Equal(Errno.EFAULT, device.Attach(ref id));
+        // Nothing stays reserved.
+        Assert.Single(fixture.Ranges(ioas).Ranges);
+        device.Unbind();
+    }
 }

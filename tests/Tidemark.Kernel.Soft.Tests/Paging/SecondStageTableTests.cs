@@ -105,4 +105,17 @@ public sealed class SecondStageTableTests
             Bytes += byteLength;
         }
     }
+
+    [Fact]
+    public void A_table_that_outlives_its_memory_can_still_be_freed()
+    {
+        var physical = new PhysicalMemory(new LinuxKernel());
+        SecondStageTable table = SecondStageTable.TryCreate(physical, 48)!;
+        Assert.Equal(
+            Errno.Success, table.Map(0x1000, 0x1000, 0x1000, read: true, write: true, largeLeaves: true));
+        physical.Dispose();
+        Assert.Null(SecondStageTable.TryCreate(physical, 48));
+        table.Dispose();
+        Assert.Equal(0, physical.TablePages);
+    }
 }

@@ -260,4 +260,23 @@ public sealed class DeviceIoctlTests
 
     private static Errno Mmap(SoftFile file, ulong length, ulong offset, out int hostFd, out ulong hostOffset) =>
         file.ResolveMmap(length, MemoryProtection.Read, offset, out hostFd, out hostOffset).Errno;
+
+    [Fact]
+    public void A_device_that_a_call_in_progress_keeps_open_outlives_its_host()
+    {
+        var fixture = new DeviceFixture();
+        fixture.Device.Dispose();
+        Assert.DoesNotContain("Dispose", fixture.Model.Calls);
+        Assert.Equal(Errno.ENODEV, RebindAfterRelease(fixture));
+        // Reset when it was closed, and gone after that.
+        Assert.Equal("Dispose", fixture.Model.Calls[^1]);
+        Assert.True(fixture.Model.Calls.IndexOf("Reset") < fixture.Model.Calls.IndexOf("Dispose"));
+    }
+
+    private static Errno RebindAfterRelease(DeviceFixture fixture)
+    {
+        SoftFile late = fixture.Device.Open();
+        fixture.File.Release();
+        return DeviceFixture.Bind(late);
+    }
 }

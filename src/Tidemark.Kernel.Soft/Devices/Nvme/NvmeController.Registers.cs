@@ -129,7 +129,8 @@ internal sealed partial class NvmeController
                 return Errno.Success; // Not 32 bits wide: undefined in the specification, ignored here.
             case NvmeBar.MsixTable:
                 _msix.WriteTable((int)(offset - NvmeBar.MsixTable), from);
-                _msix.RaisePending();
+                if (_state == RunState.Running)
+                    _msix.RaisePending();
                 return Errno.Success;
             case NvmeBar.MsixPending:
                 return Errno.Success; // Read only.

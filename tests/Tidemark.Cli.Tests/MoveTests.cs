@@ -1,0 +1,155 @@
+using System.Net.Sockets;
+using System.Text.Json.Nodes;
+
+namespace Tidemark.Cli.Tests;
+
+public sealed class MoveTests
+{
+    [Fact]
+    public void Strangers_do_not_end_a_receiver_and_a_machine_still_moves()
+    {
+        using var scene = new Scene();
+        CommandLine source = scene.StartMachine("quiet.json");
+        (CommandLine receiver, string address) = scene.StartReceiver("quiet.json");
+        int port = int.Parse(address.Split(':')[^1]);
+        byte[] noise = new byte[10_000];
+        new Random(2).NextBytes(noise);
+        foreach (byte[] greeting in new[] { "GET / HTTP/1.1\r\nHost: here\r\n\r\n"u8.ToArray(), noise, [] })
+            Greet(port, greeting);
+
+        JsonNode result = JsonNode.Parse(scene.Expect(0, "migrate", "quiet", address, "--verify", "--json").Output)!;
+
+        Assert.Equal("completed", (string?)result["outcome"]);
+        Assert.True((bool)result["verified"]!["memoryEqual"]!);
+        Assert.Equal(0, source.WaitForEnd());
+        Scene.WaitFor(receiver, () => receiver.Output.Contains("runs here now", StringComparison.Ordinal));
+        Assert.Equal("running", (string?)scene.Status("there")["state"]);
+        scene.Expect(0, "stop", "there");
+        Assert.Equal(0, receiver.WaitForEnd());
+    }
+
+    [Fact]
+    public void A_machine_that_differs_is_refused_with_every_reason()
+    {
+        using var scene = new Scene();
+        scene.StartMachine("quiet.json");
+        (_, string address) = scene.StartReceiver(scene.WriteMachine("other", "128MiB", "4MiB", "4MiB", device: "nvme7"));
+        CommandLine migrate = scene.Expect(1, "migrate", "quiet", address);
+        Assert.Contains("memory", migrate.Output, StringComparison.OrdinalIgnoreCase);
+        Assert.Contains("nvme7", migrate.Output, StringComparison.Ordinal);
+        AssertRunsAtSource(scene, "quiet");
+    }
+
+    [Fact]
+    public async Task A_peer_that_is_not_Tidemark_or_not_there_leaves_the_machine_running()
+    {
+        using var scene = new Scene();
+        scene.StartMachine("quiet.json");
+        using var server = new TcpListener(System.Net.IPAddress.Loopback, 0);
+        server.Start();
+        int port = ((System.Net.IPEndPoint)server.LocalEndpoint).Port;
+        CommandLine migrate = scene.Start("migrate", "quiet", $"tcp:127.0.0.1:{port}");
+        using (Socket client = await server.AcceptSocketAsync().WaitAsync(TimeSpan.FromSeconds(30)))
+        {
+            client.Send("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"u8);
+            Assert.Equal(1, migrate.WaitForEnd());
+        }
+
+        Assert.Contains("is not Tidemark", migrate.Output, StringComparison.Ordinal);
+        server.Stop();
+        Assert.Contains("nobody listens", scene.Expect(1, "migrate", "quiet", $"tcp:127.0.0.1:{port}").Output, StringComparison.Ordinal);
+        AssertRunsAtSource(scene, "quiet");
+    }
+
+    [Fact]
+    public void A_killed_destination_leaves_the_machine_running_at_the_source()
+    {
+        using var scene = new Scene();
+        scene.StartMachine("busy.json");
+        (CommandLine receiver, string address) = scene.StartReceiver("busy.json");
+        CommandLine migrate = StartEndlessMigration(scene, address);
+        receiver.Kill();
+        Assert.Equal(1, migrate.WaitForEnd());
+        Assert.Contains("The machine runs here.", migrate.Output, StringComparison.Ordinal);
+        AssertRunsAtSource(scene, "busy");
+        // What the killed process left behind is no obstacle.
+        scene.StartReceiver("busy.json");
+    }
+
+    [Fact]
+    public void A_killed_source_ends_the_receiver_with_1()
+    {
+        using var scene = new Scene();
+        CommandLine source = scene.StartMachine("busy.json");
+        (CommandLine receiver, string address) = scene.StartReceiver("busy.json");
+        CommandLine migrate = StartEndlessMigration(scene, address);
+        source.Kill();
+        Assert.Equal(1, receiver.WaitForEnd());
+        Assert.Contains("The machine never ran here.", receiver.Error, StringComparison.Ordinal);
+        Assert.Equal(2, migrate.WaitForEnd());
+    }
+
+    [Theory]
+    [InlineData("command")]
+    [InlineData("signal")]
+    public void A_cancelled_migration_leaves_the_machine_running_at_the_source(string way)
+    {
+        using var scene = new Scene();
+        scene.StartMachine("busy.json");
+        (CommandLine receiver, string address) = scene.StartReceiver("busy.json");
+        CommandLine migrate = StartEndlessMigration(scene, address);
+        if (way == "command")
+            scene.Expect(0, "cancel", "busy");
+        else
+            migrate.Terminate();
+        Assert.Equal(1, migrate.WaitForEnd());
+        Assert.Equal("cancelled", (string?)JsonNode.Parse(migrate.Output)!["outcome"]);
+        Assert.Equal(1, receiver.WaitForEnd());
+        AssertRunsAtSource(scene, "busy");
+    }
+
+    [Fact]
+    public void Names_are_taken_once_and_a_stopped_machine_leaves_no_socket()
+    {
+        using var scene = new Scene();
+        CommandLine source = scene.StartMachine("quiet.json");
+        Assert.Contains("runs here already", scene.Expect(1, "run", "quiet.json").Error, StringComparison.Ordinal);
+        source.Terminate();
+        Assert.Equal(0, source.WaitForEnd());
+        Assert.Empty(Directory.GetFiles(scene.Folder, "*.sock"));
+        Assert.Contains("runs here", scene.Expect(1, "status", "quiet").Error, StringComparison.Ordinal);
+    }
+
+    private static CommandLine StartEndlessMigration(Scene scene, string address)
+    {
+        CommandLine migrate = scene.Start("migrate", "busy", address, "--downtime-limit", "1", "--json");
+        Scene.WaitFor(migrate, () => migrate.Error.Contains("pass  0", StringComparison.Ordinal));
+        return migrate;
+    }
+
+    private static void AssertRunsAtSource(Scene scene, string machine)
+    {
+        JsonObject first = scene.Status(machine);
+        Assert.Equal("running", (string?)first["state"]);
+        Assert.Null(first["failure"]);
+        long before = (long)first["devices"]![0]!["reads"]!;
+        JsonObject later = scene.Status(machine);
+        for (int attempt = 0; attempt < 20 && (long)later["devices"]![0]!["reads"]! <= before; attempt++)
+            later = scene.Status(machine);
+        Assert.True((long)later["devices"]![0]!["reads"]! > before, "Its device does not read.");
+        Assert.Equal(0, (long)later["devices"]![0]!["dataErrors"]!);
+    }
+
+    private static void Greet(int port, byte[] greeting)
+    {
+        using var client = new TcpClient("127.0.0.1", port);
+        try
+        {
+            client.GetStream().Write(greeting);
+        }
+        catch (IOException)
+        {
+            // It hung up before we were done: its right.
+        }
+    }
+}

@@ -1,0 +1,96 @@
+using System.Text.RegularExpressions;
+
+namespace Tidemark.Cli.Tests;
+
+public sealed partial class UsageTests
+{
+    [Theory]
+    [InlineData("There is no command or option \"bogus\"", "bogus")]
+    [InlineData("There is no option \"--bogus\"", "demo", "--bogus")]
+    [InlineData("There is no plant \"bogus\"", "demo", "--plant", "bogus")]
+    [InlineData("--memory must be", "demo", "--memory", "1")]
+    [InlineData("--memory is \"99999999TiB\"", "demo", "--memory", "99999999TiB")]
+    [InlineData("--channels is \"65\"", "demo", "--channels", "65")]
+    [InlineData("The demo takes at most 8 files", "demo", "1", "2", "3", "4", "5", "6", "7", "8", "9")]
+    [InlineData("its folder does not exist", "demo", "--report", "none/report.html")]
+    [InlineData("There is no such file", "run", "none.json")]
+    [InlineData("empty or no ordinary file", "run", "/dev/zero")]
+    [InlineData("beyond this machine", "receive", "quiet.json", "--listen", "tcp:0.0.0.0:0")]
+    [InlineData("is not an address", "migrate", "quiet", "nowhere")]
+    public void A_wrong_command_line_is_told_and_ends_with_64(string message, params string[] arguments)
+    {
+        using var scene = new Scene();
+        CommandLine process = scene.Expect(64, arguments);
+        Assert.Contains(message, process.Error, StringComparison.Ordinal);
+        Assert.Empty(process.Output);
+    }
+
+    [Fact]
+    public void All_mistakes_of_a_machine_file_are_told_with_their_lines()
+    {
+        using var scene = new Scene();
+        File.WriteAllText(Path.Combine(scene.Folder, "bad.json"), """
+            {
+              "name": "two words",
+              "memory": { "size": "5MiB" },
+              "name": "twice",
+              "devices": [
+                { "name": "nvme0", "host": "zz" },
+                3
+              ],
+              "bogus": true
+            }
+            """);
+        string error = scene.Expect(64, "run", "bad.json").Error;
+        Assert.Contains("6 mistakes", error, StringComparison.Ordinal);
+        foreach (int line in new[] { 2, 3, 4, 6, 7, 9 })
+            Assert.Contains($"bad.json:{line}: ", error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_fifo_is_refused_as_machine_file_and_as_disk_instead_of_being_waited_for()
+    {
+        using var scene = new Scene();
+        using (var make = System.Diagnostics.Process.Start("mkfifo", [Path.Combine(scene.Folder, "fifo")]))
+            make.WaitForExit();
+        scene.Expect(64, "run", "fifo");
+        scene.Expect(1, "demo", "fifo");
+    }
+
+    [Fact]
+    public void A_machine_larger_than_the_host_is_refused_before_it_starts()
+    {
+        using var scene = new Scene();
+        string file = scene.WriteMachine("large", "1TiB", "4MiB", "0");
+        string path = Path.Combine(scene.Folder, file);
+        File.WriteAllText(path, File.ReadAllText(path).Replace("\"16MiB\"", "\"1000GiB\"", StringComparison.Ordinal));
+        Assert.Contains("available", scene.Expect(1, "run", file).Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Every_option_in_the_documents_exists()
+    {
+        using var scene = new Scene();
+        string[] commands = ["demo", "run", "receive", "migrate", "status", "cancel", "list", "stop", "check", "version"];
+        string help = string.Concat(commands.Select(command => scene.Expect(0, command, "--help").Output));
+        string[] documents = ["README.md", "docs/start.md", "docs/reference/cli.md", "docs/reference/json.md"];
+        int count = 0;
+        foreach (string document in documents)
+        {
+            // Fenced and inline code that calls tidemark, and options standing alone in backquotes.
+            foreach (string line in File.ReadLines(Path.Combine(CommandLine.Root, document)).Where(line => !line.Contains("ulimit", StringComparison.Ordinal)))
+            {
+                foreach (Match option in OptionName().Matches(line))
+                {
+                    count++;
+                    Assert.True(help.Contains(option.Value, StringComparison.Ordinal), $"{document}: {option.Value}");
+                }
+            }
+        }
+
+        Assert.True(count >= 8, "The documents were not read.");
+    }
+
+    [GeneratedRegex("(?<![-\\w])--[a-z][a-z-]+")]
+    private static partial Regex OptionName();
+}

@@ -1,0 +1,212 @@
+using Tidemark.Abi;
+using Tidemark.Kernel;
+using Tidemark.Kernel.Soft;
+using Tidemark.Machine.Assignment;
+using Tidemark.Machine.CpuTracking;
+using Tidemark.Machine.Description;
+using Tidemark.Migration;
+using Tidemark.Vfio;
+
+namespace Tidemark.Machine.Tests;
+
+public sealed class MachineMigrationTests : IDisposable
+{
+    private readonly MachineRig _rig = new();
+
+    public void Dispose() => _rig.Dispose();
+
+    [Fact]
+    public void A_running_machine_moves_and_reads_on()
+    {
+        MachineDescription description = _rig.Describe();
+        MoveAndCheck(description, (source, destination) =>
+        {
+            Assert.All(source.Devices, device => Assert.Equal(TrackerKind.Iommu, device.Tracker.Kind));
+            Assert.Equal(destination.Devices.Count + 1, destination.Parts.Count);
+        });
+    }
+
+    [Fact]
+    public void A_device_without_P2P_moves_when_it_is_alone() =>
+        MoveAndCheck(_rig.Describe(1, (_, device, hardware) => (device, hardware with { P2P = false })));
+
+    [Fact]
+    public void Devices_without_PRE_COPY_move() =>
+        MoveAndCheck(_rig.Describe(2, (_, device, hardware) => (device, hardware with { PreCopy = false })));
+
+    [Fact]
+    public void A_device_that_logs_its_own_DMA_moves()
+    {
+        MachineDescription description = _rig.Describe(2, (number, device, hardware) =>
+            (device, number == 1 ? hardware with { DmaLogging = true, Iommu = "plain" } : hardware));
+        MoveAndCheck(description, (source, _) =>
+            Assert.Equal(TrackerKind.DeviceLog, source.Devices[1].Tracker.Kind));
+    }
+
+    [Fact]
+    public void An_isolated_device_that_nobody_tracks_costs_its_arena_in_each_pass_and_moves()
+    {
+        MachineDescription description = _rig.Describe(2, (number, device, hardware) =>
+            number == 1 ? (device with { Isolated = true }, hardware with { Iommu = "plain" }) : (device, hardware));
+        MoveAndCheck(description, (source, _) =>
+        {
+            Assert.Equal(TrackerKind.Assumed, source.Devices[1].Tracker.Kind);
+            StatedCost cost = Assert.Single(source.Verdict.Costs);
+            Assert.Equal(description.Devices[1].ArenaBytes, cost.BytesPerPass);
+        });
+    }
+
+    [Fact]
+    public void A_machine_whose_IOMMU_maps_huge_pages_moves() => MoveAndCheck(_rig.Describe() with { HugePages = true });
+
+    [Fact]
+    public void Prefaulted_memory_moves() => MoveAndCheck(_rig.Describe() with { Prefault = true });
+
+    [Fact]
+    public void A_machine_without_devices_moves()
+    {
+        MachineDescription description = _rig.Describe(0);
+        MoveAndCheck(description);
+    }
+
+    [Fact]
+    public void Blocks_written_to_an_overlay_are_read_back_right_after_the_move()
+    {
+        MachineDescription description = DescribeOverlay("shared.overlay");
+        GuestMachine destination = MoveAndCheck(description, (source, _) => AwaitWrites(source));
+        ulong writes = destination.Devices[0].Workload.Counters.Writes;
+        Assert.True(writes > 0);
+        MachineRig.AwaitReads(destination, 200);
+        MachineRig.AssertGoodData(destination);
+    }
+
+    [Fact]
+    public void Blocks_that_stay_behind_are_noticed()
+    {
+        // The control for the test above: the destination has an overlay of its own, without the written blocks.
+        GuestMachine source = _rig.AssembleRunning(DescribeOverlay("here.overlay"));
+        AwaitWrites(source);
+        MachineRig.AwaitReads(source, 200);
+        GuestMachine destination = _rig.Assemble(DescribeOverlay("there.overlay"));
+        Assert.Equal(MigrationResult.Completed, _rig.Migrate(source, destination).Source.Result);
+        MachineRig.Await(() => destination.Devices[0].Workload.Counters.DataErrors > 0, () => "a data error");
+    }
+
+    [Fact]
+    public void A_disk_that_is_written_through_moves() =>
+        MoveAndCheck(_rig.Describe(1, (_, device, hardware) => (device, hardware with { Mode = DiskMode.WriteThrough })));
+
+    [Fact]
+    public void A_machine_moves_with_the_write_barrier_where_the_kernel_does_not_track_the_processor()
+    {
+        MachineDescription description = _rig.Describe();
+        GuestMachine source = AssembleWithBarrier(description);
+        Assert.Equal(CpuDirtyTracking.WriteBarrier, source.CpuTracking.Mechanism);
+        source.AcquireDisks();
+        source.StartFresh(CancellationToken.None);
+        MachineRig.AwaitReads(source, 20);
+        Check(source, _rig.Assemble(description));
+    }
+
+    [Theory]
+    [InlineData(GuestMachineFaults.DropIommuSource)]
+    [InlineData(GuestMachineFaults.DropCpuSource)]
+    public void A_source_left_out_loses_pages_and_the_verification_says_so(GuestMachineFaults fault)
+    {
+        MachineDescription description = _rig.Describe();
+        GuestMachine source = _rig.AssembleRunning(description, fault);
+        (MigrationOutcome sent, MigrationOutcome received) = _rig.Migrate(source, _rig.Assemble(description));
+        Assert.Equal(MigrationResult.Failed, sent.Result);
+        Assert.Equal(MigrationResult.Failed, received.Result);
+        Assert.Equal("memory-verification", sent.CaughtBy);
+        Assert.True(sent.Report.LostPages > 0);
+        MachineRig.AwaitReads(source, 20);
+        MachineRig.AssertGoodData(source);
+    }
+
+    [Fact]
+    public void When_the_destination_fails_in_the_middle_the_source_reads_on_and_can_move_later()
+    {
+        MachineDescription description = _rig.Describe();
+        GuestMachine source = _rig.AssembleRunning(description);
+        (MigrationOutcome sent, MigrationOutcome received) = _rig.Migrate(
+            source, _rig.Assemble(description), wire: acceptor => new BreakingAcceptor(acceptor, breakAfter: 4 << 20));
+        Assert.Equal(MigrationResult.Failed, sent.Result);
+        Assert.Equal(MigrationResult.Failed, received.Result);
+        Assert.Equal(MigrationPhase.Precopy, sent.Phase);
+        Assert.False(source.DirtyTracker.IsStarted);
+        MachineRig.AwaitReads(source, 50);
+        MachineRig.AssertGoodData(source);
+        Check(source, _rig.Assemble(description));
+    }
+
+    [Fact]
+    public void Another_machine_is_refused_and_both_sides_are_as_before()
+    {
+        GuestMachine source = _rig.AssembleRunning(_rig.Describe());
+        MachineDescription other = _rig.Describe(1);
+        (MigrationOutcome sent, _) = _rig.Migrate(source, _rig.Assemble(other));
+        Assert.Equal(MigrationResult.Failed, sent.Result);
+        Assert.Contains("2 at the source, 1 here", sent.Cause, StringComparison.Ordinal);
+        MachineRig.AwaitReads(source, 20);
+        MachineRig.AssertGoodData(source);
+    }
+
+    private MachineDescription DescribeOverlay(string file) => _rig.Describe(1, (_, device, hardware) =>
+        (device, hardware with { Mode = DiskMode.Overlay, Overlay = Path.Combine(_rig.Folder, file) }));
+
+    private static void AwaitWrites(GuestMachine machine) =>
+        MachineRig.Await(() => machine.Devices[0].Workload.Counters.Writes > 20, () => "writes");
+
+    private GuestMachine MoveAndCheck(MachineDescription description, Action<GuestMachine, GuestMachine>? before = null)
+    {
+        GuestMachine source = _rig.AssembleRunning(description);
+        GuestMachine destination = _rig.Assemble(description);
+        before?.Invoke(source, destination);
+        return Check(source, destination);
+    }
+
+    private GuestMachine Check(GuestMachine source, GuestMachine destination)
+    {
+        Assert.True(source.Verdict.CanMigrate);
+        (MigrationOutcome sent, MigrationOutcome received) = _rig.Migrate(source, destination);
+        Assert.True(sent.Result == MigrationResult.Completed, sent.Cause);
+        Assert.True(received.Result == MigrationResult.Completed, received.Cause);
+        Assert.Equal(0UL, sent.Report.LostPages);
+        Assert.All(sent.Report.Parts, part => Assert.True(part.StateBytes > 0, part.Name));
+        ulong beats = source.Processor.Beats;
+        ulong readsAtSource = source.Devices.Aggregate(0UL, (sum, device) => sum + device.Workload.Counters.Reads);
+        MachineRig.AwaitReads(destination, 50);
+        MachineRig.Await(() => destination.Processor.Beats > beats + 5, () => "the processor");
+        MachineRig.AssertGoodData(source);
+        MachineRig.AssertGoodData(destination);
+        // The counters went along, so the destination counts on from the source's.
+        Assert.True(destination.Devices.Aggregate(0UL, (sum, device) => sum + device.Workload.Counters.Reads) >= readsAtSource);
+        Assert.Equal(beats, source.Processor.Beats);
+        Assert.Empty(source.FindRunners());
+        return destination;
+    }
+
+    /// <summary>Lets the first call fail without which the kernel can not track the processor.</summary>
+    private GuestMachine AssembleWithBarrier(MachineDescription description)
+    {
+        for (long call = 1; ; call++)
+        {
+            SoftKernel soft = _rig.CreateKernel(description);
+            var kernel = new FaultInjectingKernel(soft);
+            kernel.FailNth(call, Errno.EINVAL);
+            try
+            {
+                GuestMachine machine = GuestMachine.Assemble(description, kernel, soft.Sysfs);
+                Assert.True(kernel.FailedCall is not null, "No call makes the machine use the barrier.");
+                if (machine.CpuTracking.Mechanism == CpuDirtyTracking.WriteBarrier)
+                    return _rig.Own(machine);
+                machine.Dispose();
+            }
+            catch (KernelException)
+            {
+                // Another call, without which there is no machine.
+            }
+        }
+    }
+}

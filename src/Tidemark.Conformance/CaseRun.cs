@@ -76,20 +76,26 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
     /// <summary>Ends the case as failed.</summary>
     public static CaseEnded Broken(string reason) => new(ConformanceVerdict.Failed, reason);
 
+    /// <summary>Checks made. A case that passes without any has checked nothing.</summary>
+    public int Checks { get; private set; }
+
     public void Answers(Errno actual, Errno expected, string what)
     {
+        Checks++;
         if (actual != expected)
             throw Broken($"Expected {Name(expected)} from {what}; the kernel answered {Name(actual)}.");
     }
 
     public void Equal<T>(T expected, T actual, string what)
     {
+        Checks++;
         if (!EqualityComparer<T>.Default.Equals(expected, actual))
             throw Broken($"Expected {what} to be {Show(expected)}; it is {Show(actual)}.");
     }
 
     public void Holds(bool condition, string what)
     {
+        Checks++;
         if (!condition)
             throw Broken($"Expected {what}.");
     }

@@ -1,5 +1,4 @@
 using Tidemark.Abi;
-using Tidemark.Kernel;
 using static Tidemark.Conformance.CaseRun;
 
 namespace Tidemark.Conformance.Areas;

@@ -218,6 +218,8 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
     /// <summary>A device that this case has not used yet.</summary>
     public DeviceProfile Find(DeviceNeed need)
     {
+        if (!context.HasIommufd)
+            Own(context.OpenIommufd());
         foreach (DeviceProfile candidate in context.Devices)
         {
             if (candidate.Problem is null && need.IsMetBy(candidate) && _used.Add(candidate.Address))

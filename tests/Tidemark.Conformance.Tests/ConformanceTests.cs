@@ -8,8 +8,8 @@ namespace Tidemark.Conformance.Tests;
 /// <summary>The cases on the soft kernel, and on kernels that lie, where they must fail.</summary>
 public sealed class ConformanceTests : IDisposable
 {
-    /// <summary>What the soft kernel must pass at least; raise it with every case.</summary>
-    private const int FewestPassed = 1400;
+    /// <summary>What the soft kernel passes; raise it with every case.</summary>
+    private const int PassedCases = 1450;
 
     private readonly SoftRig _rig = new();
 
@@ -22,9 +22,9 @@ public sealed class ConformanceTests : IDisposable
         Assert.Empty(results.Where(result => result.Verdict == ConformanceVerdict.Failed)
             .Select(result => $"{result.Case.Name}: {result.Reason}"));
         int passed = results.Count(result => result.Verdict == ConformanceVerdict.Passed);
-        TestContext.Current.SendDiagnosticMessage(
-            string.Create(CultureInfo.InvariantCulture, $"{passed} conformance cases passed on the soft kernel"));
-        Assert.InRange(passed, FewestPassed, int.MaxValue);
+        Console.WriteLine(string.Create(
+            CultureInfo.InvariantCulture, $"conform: {passed} of {results.Count} cases passed on the soft kernel"));
+        Assert.Equal(PassedCases, passed);
         Assert.Equal(_rig.Baseline, _rig.Soft.CountOpen());
     }
 

@@ -10,8 +10,8 @@ using Tidemark.Memory;
 namespace Tidemark.Bench;
 
 /// <summary>
-/// The yardstick of a migration: memory of the same kind, touched on both sides, through the same number of TCP streams,
-/// in writes of 1 MiB, and nothing checked.
+/// The yardstick of a migration: memory of the same kind, touched on both sides, through the same number of TCP
+/// streams, in writes of 1 MiB, and nothing checked.
 /// </summary>
 /// <remarks>
 /// <code>

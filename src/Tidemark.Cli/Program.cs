@@ -4,8 +4,9 @@ using Tidemark.Cli.Commands;
 namespace Tidemark.Cli;
 
 /// <summary>
-/// The composition root. A command builds, in this order and nowhere else: a kernel (Hosting/KernelChoice), a machine over
-/// it (GuestMachine.Assemble), the machine's process (Hosting/MachineProcess) or a client of one (Control/ControlClient).
+/// The composition root. A command builds, in this order and nowhere else: a kernel (Hosting/KernelChoice), a machine
+/// over it (GuestMachine.Assemble), the machine's process (Hosting/MachineProcess) or a client of one
+/// (Control/ControlClient).
 /// </summary>
 internal static class Program
 {

@@ -1,6 +1,8 @@
 namespace Tidemark.Kernel.Soft;
 
-/// <summary>The hardware of a soft host: its IOMMUs and the devices behind them. Immutable; a kernel is built over it.</summary>
+/// <summary>
+/// The hardware of a soft host: its IOMMUs and the devices behind them. Immutable; a kernel is built over it.
+/// </summary>
 public sealed record SoftHost(IReadOnlyList<SoftIommuUnit> Iommus, IReadOnlyList<SoftNvme> Devices);
 
 /// <summary>An IOMMU: Intel VT-d with second-stage tables.</summary>
@@ -40,7 +42,8 @@ public sealed record SoftNvme(string Address, string IommuUnit, SoftDisk Disk)
 
 /// <summary>Where a namespace's blocks lie.</summary>
 /// <param name="Path">An ordinary file: the blocks.</param>
-/// <param name="ByteLength">Size of the namespace in bytes; a last incomplete block reads as zeros beyond the file's end.</param>
+/// <param name="ByteLength">Size of the namespace in bytes; a last incomplete block reads as zeros beyond the file's
+/// end.</param>
 public sealed record SoftDisk(string Path, ulong ByteLength, SoftDiskMode Mode = SoftDiskMode.ReadOnly)
 {
     /// <summary>For <see cref="SoftDiskMode.Overlay"/>: the file that takes the written blocks.</summary>
@@ -66,6 +69,8 @@ public enum SoftKernelFaults
 {
     None = 0,
 
-    /// <summary>Reading and clearing dirty bits leaves the IOTLB as it is and does not wait for writes in flight.</summary>
+    /// <summary>
+    /// Reading and clearing dirty bits leaves the IOTLB as it is and does not wait for writes in flight.
+    /// </summary>
     SkipIotlbDrain = 1,
 }

@@ -6,10 +6,10 @@ namespace Tidemark.Kernel;
 /// </summary>
 /// <remarks>
 /// Contract, for every member:
-/// it blocks as the system call does; it never throws for what a caller passed, never retries; it may be called from any
-/// thread. Arguments are bytes because size, argsz and must-be-zero tails are part of what is modelled.
-/// A user pointer inside an ioctl argument must point into memory obtained through <see cref="Mmap"/> of the same kernel
-/// (see <see cref="Mapping"/>), which stays mapped during the call. Linux would take any address; the soft kernel answers
+/// it blocks as the system call does; it never throws for what a caller passed, never retries; it may be called from
+/// any thread. Arguments are bytes because size, argsz and must-be-zero tails are part of what is modelled. A user
+/// pointer inside an ioctl argument must point into memory obtained through <see cref="Mmap"/> of the same kernel (see
+/// <see cref="Mapping"/>), which stays mapped during the call. Linux would take any address; the soft kernel answers
 /// EFAULT to any other.
 /// </remarks>
 public interface IKernel
@@ -26,7 +26,9 @@ public interface IKernel
     /// <summary>dup(2), close-on-exec. Value: the descriptor.</summary>
     SyscallResult Dup(int fd);
 
-    /// <summary>ioctl(2) whose argument is a pointer to <paramref name="argument"/>, read and written in place.</summary>
+    /// <summary>
+    /// ioctl(2) whose argument is a pointer to <paramref name="argument"/>, read and written in place.
+    /// </summary>
     SyscallResult Ioctl(int fd, uint request, Span<byte> argument);
 
     /// <summary>ioctl(2) whose argument is a number.</summary>

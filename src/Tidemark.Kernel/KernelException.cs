@@ -2,7 +2,9 @@ using Tidemark.Abi;
 
 namespace Tidemark.Kernel;
 
-/// <summary>An operation that the kernel refused. The message names operation, object and range, and ends with the errno.</summary>
+/// <summary>
+/// An operation that the kernel refused. The message names operation, object and range, and ends with the errno.
+/// </summary>
 public class KernelException(string operation, Errno errno, string? remedy = null, Exception? inner = null)
     : Exception(Describe(operation, errno, remedy), inner)
 {

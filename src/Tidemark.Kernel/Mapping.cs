@@ -3,8 +3,8 @@ using Tidemark.Memory;
 namespace Tidemark.Kernel;
 
 /// <summary>
-/// Memory obtained with mmap through a kernel, and the duty to unmap it. Buffers that ioctl arguments point to live in one
-/// of these. Page aligned, and no other object shares its pages: the kernel may write to the end of the last page.
+/// Memory obtained with mmap through a kernel, and the duty to unmap it. Buffers that ioctl arguments point to live in
+/// one of these. Page aligned, and no other object shares its pages: the kernel may write to the end of the last page.
 /// </summary>
 public sealed partial class Mapping : IDisposable
 {

@@ -10,8 +10,8 @@ namespace Tidemark.Machine;
 
 /// <summary>One device of a machine together with the part of the workload that drives it.</summary>
 /// <remarks>
-/// The driver's queues lie at the start of the device's arena, its data buffers fill the rest, so that DMA reaches all of
-/// it. Owns driver and reader, not the assigned device.
+/// The driver's queues lie at the start of the device's arena, its data buffers fill the rest, so that DMA reaches all
+/// of it. Owns driver and reader, not the assigned device.
 /// </remarks>
 public sealed class GuestDevice : IDisposable
 {
@@ -21,7 +21,8 @@ public sealed class GuestDevice : IDisposable
     private readonly NvmeDriver _driver;
     private readonly FileExpectedContent _expected;
 
-    /// <exception cref="KernelException">The device is no NVMe controller that can be driven, or its disk is too small.</exception>
+    /// <exception cref="KernelException">The device is no NVMe controller that can be driven, or its disk is too
+    /// small.</exception>
     /// <exception cref="IOException">The disk's file can not be read.</exception>
     internal GuestDevice(
         DeviceDescription description, AssignedDevice assigned, GuestMemory memory,
@@ -94,7 +95,8 @@ public sealed class GuestDevice : IDisposable
     public void Dispose()
     {
         Workload.Dispose();
-        // The controller must forget its commands before their memory goes: closing the device, which follows, resets it.
+        // The controller must forget its commands before their memory goes: closing the device, which follows, resets
+        // it.
         _driver.Dispose();
         _hardware.Dispose();
         _expected.Dispose();

@@ -14,15 +14,16 @@ using Tidemark.Vfio;
 namespace Tidemark.Machine;
 
 /// <summary>
-/// A machine: guest memory, assigned devices with their trackers, and a workload in place of processors. The engine sees it
-/// as a source or a destination.
+/// A machine: guest memory, assigned devices with their trackers, and a workload in place of processors. The engine
+/// sees it as a source or a destination.
 /// </summary>
 /// <remarks>
 /// <code>
 /// Assemble --StartFresh--> Running --StopWorkload--> quiet --ResumeWorkload--> Running        (source)
 ///    '--(engine fills memory and parts)--Start--> Running                                     (destination)
 /// </code>
-/// Assembly order is the kernel's: memory file, iommufd, devices bound and attached (auto domains), memory mapped, trackers.
+/// Assembly order is the kernel's: memory file, iommufd, devices bound and attached (auto domains), memory mapped,
+/// trackers.
 /// <see cref="Dispose"/> undoes it in reverse.
 /// </remarks>
 public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposable
@@ -90,7 +91,9 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
 
     public ReadOnlyMemory<byte> Description { get; }
 
-    /// <summary>Why the machine can not be sent now, or null: the first pass looks at every page, touched or not.</summary>
+    /// <summary>
+    /// Why the machine can not be sent now, or null: the first pass looks at every page, touched or not.
+    /// </summary>
     public string? FindSendShortage()
     {
         ulong touched = Math.Min(HostLimits.ReadTouchedSharedMemory(_sysfs), Memory.ByteLength);

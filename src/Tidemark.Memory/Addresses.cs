@@ -17,7 +17,9 @@ public readonly record struct GuestPhysicalAddress(ulong Value)
     public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"0x{Value:x}");
 }
 
-/// <summary>An address in this process. A number only: whoever dereferences it must own a mapping that covers it.</summary>
+/// <summary>
+/// An address in this process. A number only: whoever dereferences it must own a mapping that covers it.
+/// </summary>
 public readonly record struct HostAddress(ulong Value)
 {
     public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"0x{Value:x}");
@@ -40,7 +42,9 @@ public readonly record struct IovaRange
 
     public Iova Last { get; }
 
-    /// <summary>Length in bytes; the whole 64-bit space does not fit and throws <see cref="OverflowException"/>.</summary>
+    /// <summary>
+    /// Length in bytes; the whole 64-bit space does not fit and throws <see cref="OverflowException"/>.
+    /// </summary>
     public ulong ByteLength => checked(Last.Value - First.Value + 1);
 
     public static IovaRange FromLength(Iova first, ulong byteLength) =>
@@ -55,7 +59,9 @@ public readonly record struct IovaRange
     public override string ToString() => $"{First}-{Last}";
 }
 
-/// <summary>The unit in which guest memory is tracked and sent: 4 KiB, the smallest page of every host we support.</summary>
+/// <summary>
+/// The unit in which guest memory is tracked and sent: 4 KiB, the smallest page of every host we support.
+/// </summary>
 public static class GuestPage
 {
     public const int Shift = 12;

@@ -4,7 +4,9 @@ using System.Runtime.Intrinsics;
 
 namespace Tidemark.Memory;
 
-/// <summary>The loops over bitmap words, at memory bandwidth, nothing allocated. Lengths of both operands are equal.</summary>
+/// <summary>
+/// The loops over bitmap words, at memory bandwidth, nothing allocated. Lengths of both operands are equal.
+/// </summary>
 public static class BitmapKernels
 {
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]

@@ -21,7 +21,9 @@ public sealed class DirtyLease : IDisposable
         PageCount = pages.CountSet();
     }
 
-    /// <summary>The dirty pages, by guest-physical page number. Read only by convention: it is put back as it is.</summary>
+    /// <summary>
+    /// The dirty pages, by guest-physical page number. Read only by convention: it is put back as it is.
+    /// </summary>
     public PageBitmap Pages { get; }
 
     /// <summary>Number of dirty pages in the union.</summary>
@@ -46,7 +48,8 @@ public sealed class DirtyLease : IDisposable
 }
 
 /// <summary>What one source reported in one harvest.</summary>
-/// <param name="Buckets">Dirty pages in each of <see cref="BucketCount"/> equal parts of guest memory, for heat maps.</param>
+/// <param name="Buckets">Dirty pages in each of <see cref="BucketCount"/> equal parts of guest memory, for heat
+/// maps.</param>
 public sealed record DirtyCount(string Source, DirtySourceKind Kind, ulong PageCount, IReadOnlyList<uint> Buckets)
 {
     /// <summary>LIMIT: fine enough for a picture, small enough for an event line.</summary>

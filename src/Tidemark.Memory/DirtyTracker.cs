@@ -4,10 +4,10 @@ namespace Tidemark.Memory;
 /// All dirty sources of one machine, and the set of pages known dirty but not yet safely elsewhere.
 /// </summary>
 /// <remarks>
-/// Invariant: a page is, at each instant, clean at the destination's knowledge, or marked in a source, or in the pending
-/// set, or in a live <see cref="DirtyLease"/>. Harvest moves bits source to lease, a lease that is not committed moves
-/// them back to pending, and the next harvest takes pending along.
-/// One harvest at a time; leases may be returned from any thread.
+/// Invariant: a page is, at each instant, clean at the destination's knowledge, or marked in a source, or in the
+/// pending set, or in a live <see cref="DirtyLease"/>. Harvest moves bits source to lease, a lease that is not
+/// committed moves them back to pending, and the next harvest takes pending along. One harvest at a time; leases may be
+/// returned from any thread.
 /// </remarks>
 public sealed class DirtyTracker
 {
@@ -35,7 +35,9 @@ public sealed class DirtyTracker
         get { lock (_gate) return _started; }
     }
 
-    /// <summary>Starts every source. If one fails, exactly those already started are stopped again, and it throws.</summary>
+    /// <summary>
+    /// Starts every source. If one fails, exactly those already started are stopped again, and it throws.
+    /// </summary>
     public void Start()
     {
         lock (_gate)
@@ -85,7 +87,8 @@ public sealed class DirtyTracker
     }
 
     /// <summary>
-    /// Takes the union of all sources and the pending set. On failure (an exception) everything taken so far is pending.
+    /// Takes the union of all sources and the pending set. On failure (an exception) everything taken so far is
+    /// pending.
     /// </summary>
     public DirtyLease Harvest()
     {

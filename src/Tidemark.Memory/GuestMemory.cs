@@ -1,8 +1,8 @@
 namespace Tidemark.Memory;
 
 /// <summary>
-/// A guest's physical memory as it lies in this process: slots that somebody else obtained (and will unmap), and the only
-/// ways to read and write them.
+/// A guest's physical memory as it lies in this process: slots that somebody else obtained (and will unmap), and the
+/// only ways to read and write them.
 /// </summary>
 /// <remarks>
 /// A device may write any of this at any time. So reads copy out before anything is parsed, and no span of guest memory
@@ -38,10 +38,14 @@ public sealed partial class GuestMemory
     /// <summary>Memory the guest has, in bytes; holes not counted.</summary>
     public ulong ByteLength { get; }
 
-    /// <summary>Pages from guest-physical 0 to the end of the last slot, holes counted: the length of page bitmaps.</summary>
+    /// <summary>
+    /// Pages from guest-physical 0 to the end of the last slot, holes counted: the length of page bitmaps.
+    /// </summary>
     public ulong SpanPages { get; }
 
-    /// <summary>Told of each processor write when it is made, or null when the kernel observes processor writes.</summary>
+    /// <summary>
+    /// Told of each processor write when it is made, or null when the kernel observes processor writes.
+    /// </summary>
     public IWriteBarrier? WriteBarrier { get; set; }
 
     /// <summary>Every page of every slot, as a bitmap: pass 0.</summary>
@@ -79,9 +83,9 @@ public interface IWriteBarrier
 {
     /// <summary>
     /// The bytes have been written. Any thread.
-    /// ORDER: called after the store. A harvest between the store and the mark misses the page, and the next one has it;
-    /// a mark before the store could be harvested, the page sent, and the store lost. The last harvest comes after the
-    /// last writer is quiet, so "the next one" exists.
+    /// ORDER: called after the store. A harvest between the store and the mark misses the page, and the next one has
+    /// it; a mark before the store could be harvested, the page sent, and the store lost. The last harvest comes after
+    /// the last writer is quiet, so "the next one" exists.
     /// </summary>
     void Mark(GuestPhysicalAddress address, ulong byteLength);
 }

@@ -1,7 +1,8 @@
 namespace Tidemark.Migration;
 
 /// <summary>One reliable, ordered, two-way byte stream to the other side.</summary>
-/// <remarks>One thread may send while another receives. Every wait ends: by data, by the peer, by the timeout, or by <see cref="Abort"/>.</remarks>
+/// <remarks>One thread may send while another receives. Every wait ends: by data, by the peer, by the timeout, or by
+/// <see cref="Abort"/>.</remarks>
 public interface IConnection : IDisposable
 {
     /// <summary>The peer, for messages: <c>tcp:127.0.0.1:4711</c>.</summary>
@@ -15,10 +16,14 @@ public interface IConnection : IDisposable
     /// <exception cref="IOException">As for <see cref="Send"/>.</exception>
     int Receive(Span<byte> buffer);
 
-    /// <summary>How long a call may wait without progress before it fails; <see cref="Timeout.InfiniteTimeSpan"/> for ever.</summary>
+    /// <summary>
+    /// How long a call may wait without progress before it fails; <see cref="Timeout.InfiniteTimeSpan"/> for ever.
+    /// </summary>
     TimeSpan IdleTimeout { get; set; }
 
-    /// <summary>Breaks the connection now, from any thread; calls in progress fail with <see cref="IOException"/>.</summary>
+    /// <summary>
+    /// Breaks the connection now, from any thread; calls in progress fail with <see cref="IOException"/>.
+    /// </summary>
     void Abort();
 }
 

@@ -11,12 +11,15 @@ public interface IDestinationMachine
     IReadOnlyList<IMigratable> Parts { get; }
 
     /// <summary>
-    /// Everything that stands against taking this machine: differences in the description, memory or limits that will not
-    /// suffice, disks that can not be opened. Each is one sentence with cause, evidence and remedy. Asked before pass 0.
+    /// Everything that stands against taking this machine: differences in the description, memory or limits that will
+    /// not suffice, disks that can not be opened. Each is one sentence with cause, evidence and remedy. Asked before
+    /// pass 0.
     /// </summary>
     IReadOnlyList<string> FindObstacles(ReadOnlyMemory<byte> sourceDescription);
 
-    /// <summary>Takes the disks over. Called after Commit has arrived; waits a bounded time for the source to let go.</summary>
+    /// <summary>
+    /// Takes the disks over. Called after Commit has arrived; waits a bounded time for the source to let go.
+    /// </summary>
     void AcquireDisks();
 
     /// <summary>Runs: devices first, then the workload. Called once, after Commit.</summary>

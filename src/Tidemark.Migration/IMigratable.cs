@@ -1,7 +1,8 @@
 namespace Tidemark.Migration;
 
 /// <summary>
-/// A part of a machine whose state moves with it: an assigned device, or the processors (or the workload in their place).
+/// A part of a machine whose state moves with it: an assigned device, or the processors (or the workload in their
+/// place).
 /// </summary>
 /// <remarks>
 /// State is one byte stream per part: what <see cref="ReadState"/> yields on the source is fed in order to
@@ -19,7 +20,9 @@ public interface IMigratable
     /// <summary>Unique within the machine and equal on both sides.</summary>
     string Name { get; }
 
-    /// <summary>Begins saving while the part runs (VFIO: PRE_COPY where the device can, else nothing changes).</summary>
+    /// <summary>
+    /// Begins saving while the part runs (VFIO: PRE_COPY where the device can, else nothing changes).
+    /// </summary>
     void BeginSave();
 
     /// <summary>What is left to read, in bytes.</summary>
@@ -31,16 +34,23 @@ public interface IMigratable
     /// </summary>
     int ReadState(Span<byte> buffer);
 
-    /// <summary>First phase of stopping, done for all parts before the second: no new DMA to peers. Nothing for a part without peers.</summary>
+    /// <summary>
+    /// First phase of stopping, done for all parts before the second: no new DMA to peers. Nothing for a part without
+    /// peers.
+    /// </summary>
     void EnterP2P();
 
     /// <summary>Second phase: when it returns the part writes no more, and every write it made is visible.</summary>
     void Stop();
 
-    /// <summary>Ends saving after the state was read; outside the downtime where possible. The part stays stopped.</summary>
+    /// <summary>
+    /// Ends saving after the state was read; outside the downtime where possible. The part stays stopped.
+    /// </summary>
     void EndSave();
 
-    /// <summary>Makes the part run again after a failed or cancelled migration, from any of the states above. Idempotent.</summary>
+    /// <summary>
+    /// Makes the part run again after a failed or cancelled migration, from any of the states above. Idempotent.
+    /// </summary>
     void Recover();
 
     /// <summary>Prepares to take state.</summary>

@@ -13,7 +13,9 @@ public interface ISourceMachine
     /// <summary>The assigned devices, then the workload; the order in which state is sent and loaded.</summary>
     IReadOnlyList<IMigratable> Parts { get; }
 
-    /// <summary>What the destination must match, as UTF-8 JSON (memory layout, parts, their kinds). At most 64 KiB.</summary>
+    /// <summary>
+    /// What the destination must match, as UTF-8 JSON (memory layout, parts, their kinds). At most 64 KiB.
+    /// </summary>
     ReadOnlyMemory<byte> Description { get; }
 
     /// <summary>Stops the processors (or workload): when it returns they write no more. Idempotent.</summary>
@@ -23,8 +25,8 @@ public interface ISourceMachine
     void ResumeWorkload();
 
     /// <summary>
-    /// Names whatever runs, or has run since it was stopped, although nothing may: the check before Commit. Empty when the
-    /// whole machine stands still.
+    /// Names whatever runs, or has run since it was stopped, although nothing may: the check before Commit. Empty when
+    /// the whole machine stands still.
     /// </summary>
     IReadOnlyList<string> FindRunners();
 

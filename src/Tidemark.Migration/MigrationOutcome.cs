@@ -32,6 +32,7 @@ public enum MigrationPhase
 /// <summary>An ended migration: what happened, where, why, and everything that was counted.</summary>
 /// <param name="Phase">Where it ended; <see cref="MigrationPhase.Done"/> when completed.</param>
 /// <param name="Cause">One sentence with cause, evidence and remedy; null when completed.</param>
-/// <param name="CaughtBy">The protection that stopped it (<c>memory-verification</c>, <c>stopped-before-commit</c>), or null.</param>
+/// <param name="CaughtBy">The protection that stopped it (<c>memory-verification</c>, <c>stopped-before-commit</c>), or
+/// null.</param>
 public sealed record MigrationOutcome(
     MigrationResult Result, MigrationPhase Phase, string? Cause, string? CaughtBy, MigrationReport Report);

@@ -146,7 +146,8 @@ internal sealed class PageReceiver : IDisposable
         {
             for (ulong index = 0; index < run.Count; index++)
             {
-                // Mostly fresh memory: looking is cheaper than writing, and a page not written needs no memory of its own.
+                // Mostly fresh memory: looking is cheaper than writing, and a page not written needs no memory of its
+                // own.
                 Span<byte> page = _memory.PagesSpan(run.FirstPage + index, 1);
                 if (!PageKernels.IsZero(page))
                     page.Clear();

@@ -107,7 +107,8 @@ public sealed class CpuDirtyTrackingTests : IDisposable
         {
             for (ulong word = 0; word < WordCount; word++)
             {
-                // Both begin each word at the same instant; each page is marked once, so a mark that is lost stays lost.
+                // Both begin each word at the same instant; each page is marked once, so a mark that is lost stays
+                // lost.
                 Interlocked.Increment(ref arrived);
                 var wait = new SpinWait();
                 while (Volatile.Read(ref arrived) < 2 * ((long)word + 1))

@@ -16,7 +16,9 @@ internal sealed class MachineRig : IDisposable
 
     public string Folder { get; } = Directory.CreateTempSubdirectory("tidemark-machine-tests-").FullName;
 
-    /// <summary>A disk of 1 MiB with content that differs everywhere; made once, because machines may be reading it.</summary>
+    /// <summary>
+    /// A disk of 1 MiB with content that differs everywhere; made once, because machines may be reading it.
+    /// </summary>
     public string CreateDisk(int number)
     {
         string path = Path.Combine(Folder, $"disk{number}.img");
@@ -29,7 +31,8 @@ internal sealed class MachineRig : IDisposable
     }
 
     /// <summary>
-    /// A machine of 24 MiB with two devices behind an IOMMU that tracks, reading without limit; <paramref name="change"/>
+    /// A machine of 24 MiB with two devices behind an IOMMU that tracks, reading without limit; <paramref
+    /// name="change"/>
     /// gets the device of each number with its hardware.
     /// </summary>
     public MachineDescription Describe(

@@ -42,7 +42,8 @@ public sealed class PlantedFaultTests
         world.Options = world.Options with { Faults = faults, Channels = 2 };
         world.Source.HotPages = [.. Enumerable.Range(0, 30).Select(index => (ulong)(130 + index)), 2, 40, 110];
         world.Source.StartWriting();
-        // However the threads are scheduled: the last word is written during a pass, and something just before the stop.
+        // However the threads are scheduled: the last word is written during a pass, and something just before the
+        // stop.
         int round = 0;
         world.OnSourceEvent = happened =>
         {

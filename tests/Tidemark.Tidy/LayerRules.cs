@@ -12,7 +12,9 @@ internal static partial class LayerRules
                 line => line[(line.IndexOf(':', StringComparison.Ordinal) + 1)..]
                     .Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(name => "Tidemark." + name).ToHashSet(StringComparer.Ordinal));
 
-    /// <summary>One sentence for each reference that the table does not allow, and for each project it does not know.</summary>
+    /// <summary>
+    /// One sentence for each reference that the table does not allow, and for each project it does not know.
+    /// </summary>
     public static IEnumerable<string> FindViolations(IReadOnlyDictionary<string, HashSet<string>> allowed, string project, string projectFile)
     {
         if (!allowed.TryGetValue(project, out HashSet<string>? names))

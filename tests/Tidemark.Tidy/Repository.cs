@@ -1,6 +1,8 @@
 namespace Tidemark.Tidy;
 
-/// <summary>The checkout that the tests look at: the first folder above the test program that holds Tidemark.slnx.</summary>
+/// <summary>
+/// The checkout that the tests look at: the first folder above the test program that holds Tidemark.slnx.
+/// </summary>
 internal static class Repository
 {
     public static string Root { get; } = FindRoot();

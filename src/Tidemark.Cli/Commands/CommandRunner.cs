@@ -6,8 +6,9 @@ using Tidemark.Kernel;
 namespace Tidemark.Cli.Commands;
 
 /// <summary>
-/// Runs a command's body: applies the global options, turns the first Ctrl-C or SIGTERM into a cancellation, and every failure into
-/// one clear message and an exit code. No stack trace reaches a user; --verbose names the type of an unexpected failure.
+/// Runs a command's body: applies the global options, turns the first Ctrl-C or SIGTERM into a cancellation, and every
+/// failure into one clear message and an exit code. No stack trace reaches a user; --verbose names the type of an
+/// unexpected failure.
 /// </summary>
 internal sealed class CommandRunner(GlobalOptions options)
 {

@@ -48,7 +48,9 @@ internal static class MigrateCommand
         return command;
     }
 
-    /// <summary>Sends the request and shows events until the result. A cancellation is passed on to the machine.</summary>
+    /// <summary>
+    /// Sends the request and shows events until the result. A cancellation is passed on to the machine.
+    /// </summary>
     public static JsonObject Run(string machine, JsonObject request, Terminal terminal, CancellationToken cancellation)
     {
         using ControlClient client = ControlClient.Connect(machine);

@@ -88,7 +88,9 @@ internal static class RunCommand
         return body(process, end.Token);
     }
 
-    /// <summary>A machine that belongs to a test or demo ends with the process that started it, however that ends.</summary>
+    /// <summary>
+    /// A machine that belongs to a test or demo ends with the process that started it, however that ends.
+    /// </summary>
     private static void EndWithStandardInput(CancellationTokenSource end) =>
         new Thread(() =>
         {

@@ -8,7 +8,9 @@ using Tidemark.Machine.Transport;
 
 namespace Tidemark.Cli.Commands;
 
-/// <summary>Options that several commands share, each with its check, so that a wrong value is a usage error everywhere.</summary>
+/// <summary>
+/// Options that several commands share, each with its check, so that a wrong value is a usage error everywhere.
+/// </summary>
 internal static class SharedOptions
 {
     public static Option<bool> Json() => new("--json") { Description = "One JSON object on standard output instead of text." };
@@ -74,7 +76,9 @@ internal static class SharedOptions
     public static MigrationAddress Address(string text) =>
         MigrationAddress.Parse(text, out string problem) ?? throw new CommandFailure(problem, ExitCode.Usage);
 
-    /// <summary>Plain TCP lets anybody on the way read and change guest memory: only loopback without --insecure.</summary>
+    /// <summary>
+    /// Plain TCP lets anybody on the way read and change guest memory: only loopback without --insecure.
+    /// </summary>
     /// <exception cref="CommandFailure">It would leave this machine.</exception>
     public static void RequireSafe(MigrationAddress address, bool insecure)
     {

@@ -31,7 +31,8 @@ internal sealed class ControlServer : IDisposable
         _thread.Start();
     }
 
-    /// <param name="answer">Answers one request, on a thread of its own; the last message it sends has <c>done</c>.</param>
+    /// <param name="answer">Answers one request, on a thread of its own; the last message it sends has
+    /// <c>done</c>.</param>
     /// <exception cref="CommandFailure">The name is taken or the folder can not be used.</exception>
     public static ControlServer Open(string machineName, Action<JsonObject, ControlChannel> answer)
     {

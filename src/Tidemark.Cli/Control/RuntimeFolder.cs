@@ -4,7 +4,8 @@ namespace Tidemark.Cli.Control;
 
 /// <summary>
 /// Where machines are found by name: a folder of the user's own with one control socket for each machine.
-/// <c>$TIDEMARK_RUNTIME_DIR</c>, else <c>$XDG_RUNTIME_DIR/tidemark</c>, else <c>tidemark-USER</c> in the temporary folder.
+/// <c>$TIDEMARK_RUNTIME_DIR</c>, else <c>$XDG_RUNTIME_DIR/tidemark</c>, else <c>tidemark-USER</c> in the temporary
+/// folder.
 /// </summary>
 internal static class RuntimeFolder
 {
@@ -48,7 +49,8 @@ internal static class RuntimeFolder
         }
     }
 
-    /// <exception cref="CommandFailure">The name can not be a file name, or the path gets too long for a socket.</exception>
+    /// <exception cref="CommandFailure">The name can not be a file name, or the path gets too long for a
+    /// socket.</exception>
     public static string SocketOf(string machineName)
     {
         if (!MachineName.IsValid(machineName))

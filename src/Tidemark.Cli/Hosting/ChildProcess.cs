@@ -3,8 +3,8 @@ using System.Diagnostics;
 namespace Tidemark.Cli.Hosting;
 
 /// <summary>
-/// Another tidemark process that belongs to this one: it ends when its standard input does, so that it can not outlive us
-/// however we end.
+/// Another tidemark process that belongs to this one: it ends when its standard input does, so that it can not outlive
+/// us however we end.
 /// </summary>
 internal sealed class ChildProcess : IDisposable
 {

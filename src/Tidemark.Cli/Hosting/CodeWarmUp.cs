@@ -4,8 +4,8 @@ using System.Runtime.CompilerServices;
 namespace Tidemark.Cli.Hosting;
 
 /// <summary>
-/// Compiles our own methods before a machine stands still for them: otherwise the first switchover of a process pays for
-/// the just-in-time compiler inside the downtime (measured: 150 ms of 230).
+/// Compiles our own methods before a machine stands still for them: otherwise the first switchover of a process pays
+/// for the just-in-time compiler inside the downtime (measured: 150 ms of 230).
 /// </summary>
 internal static class CodeWarmUp
 {

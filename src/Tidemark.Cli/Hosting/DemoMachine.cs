@@ -25,8 +25,8 @@ internal static class DemoMachine
     }
 
     /// <summary>
-    /// Three controllers at least, one for each kind of tracker; further files get controllers of the first kind, the case
-    /// that Tidemark exists for.
+    /// Three controllers at least, one for each kind of tracker; further files get controllers of the first kind, the
+    /// case that Tidemark exists for.
     /// </summary>
     private static JsonObject Describe(IReadOnlyList<string> disks, ulong memoryBytes)
     {

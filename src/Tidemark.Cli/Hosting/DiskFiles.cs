@@ -6,7 +6,8 @@ namespace Tidemark.Cli.Hosting;
 internal static class DiskFiles
 {
     /// <summary>Size in bytes.</summary>
-    /// <exception cref="CommandFailure">The file is missing, empty, no ordinary file, or can not be opened as the mode needs.</exception>
+    /// <exception cref="CommandFailure">The file is missing, empty, no ordinary file, or can not be opened as the mode
+    /// needs.</exception>
     public static ulong SizeOf(SoftDeviceDescription device)
     {
         bool writes = device.Mode == DiskMode.WriteThrough;

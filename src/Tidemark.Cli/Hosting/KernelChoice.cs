@@ -23,9 +23,11 @@ internal sealed class KernelChoice : IDisposable
 
     public ISysfs Sysfs { get; }
 
-    /// <param name="wanted"><c>soft</c>, <c>linux</c>, or null: soft when the machine file describes a soft host.</param>
+    /// <param name="wanted"><c>soft</c>, <c>linux</c>, or null: soft when the machine file describes a soft
+    /// host.</param>
     /// <param name="tracePath">A file that gets a line for each call to the kernel, or null.</param>
-    /// <exception cref="CommandFailure">The soft kernel is wanted and no hardware is described for it, or a disk can not be used.</exception>
+    /// <exception cref="CommandFailure">The soft kernel is wanted and no hardware is described for it, or a disk can
+    /// not be used.</exception>
     public static KernelChoice Create(
         string? wanted, MachineDescription? machine, string? tracePath = null, SoftKernelFaults faults = SoftKernelFaults.None)
     {

@@ -7,8 +7,8 @@ using Tidemark.Machine.Description;
 namespace Tidemark.Cli.Output;
 
 /// <summary>
-/// A migration as one HTML file that needs nothing else: figures, passes, downtime by part, and a heat map of dirty pages
-/// over passes, one row a pass, one column 1/256 of guest memory, coloured by source.
+/// A migration as one HTML file that needs nothing else: figures, passes, downtime by part, and a heat map of dirty
+/// pages over passes, one row a pass, one column 1/256 of guest memory, coloured by source.
 /// </summary>
 internal static class HtmlReport
 {

@@ -5,7 +5,8 @@ using Tidemark.Migration;
 namespace Tidemark.Cli.Output;
 
 /// <summary>
-/// The figures of a migration as JSON: the one form in which events and results travel over control sockets, appear with
+/// The figures of a migration as JSON: the one form in which events and results travel over control sockets, appear
+/// with
 /// --json, and feed the table and the report. Documented in docs/reference/json.md.
 /// </summary>
 internal static class MigrationJson

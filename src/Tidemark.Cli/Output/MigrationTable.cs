@@ -4,7 +4,10 @@ using Tidemark.Machine.Description;
 
 namespace Tidemark.Cli.Output;
 
-/// <summary>A migration's figures as text: lines while it runs and the table at its end. Reads the JSON of <see cref="MigrationJson"/>.</summary>
+/// <summary>
+/// A migration's figures as text: lines while it runs and the table at its end. Reads the JSON of <see
+/// cref="MigrationJson"/>.
+/// </summary>
 internal static class MigrationTable
 {
     private static readonly string[] SourceWords = ["cpu", "iommu", "deviceLog", "assumed"];

@@ -3,8 +3,8 @@ using Tidemark.Abi;
 namespace Tidemark.Kernel.Soft.Devices;
 
 /// <summary>
-/// A PCI function as hardware plus the migration hooks its variant driver would use. The VFIO layer owns descriptors, the
-/// migration state machine, data streams and DMA logging; the model owns registers, queues and its own thread.
+/// A PCI function as hardware plus the migration hooks its variant driver would use. The VFIO layer owns descriptors,
+/// the migration state machine, data streams and DMA logging; the model owns registers, queues and its own thread.
 /// </summary>
 /// <remarks>
 /// Run state, driven by the VFIO layer: Running --Quiesce--> Quiesced (no DMA, no interrupts started; registers still
@@ -14,7 +14,9 @@ namespace Tidemark.Kernel.Soft.Devices;
 /// </remarks>
 internal abstract class SoftDeviceModel : IDisposable
 {
-    /// <summary>Regions by VFIO PCI region index (BAR0 is 0, configuration space is 7). A size of 0: not there.</summary>
+    /// <summary>
+    /// Regions by VFIO PCI region index (BAR0 is 0, configuration space is 7). A size of 0: not there.
+    /// </summary>
     public abstract IReadOnlyList<SoftRegion> Regions { get; }
 
     /// <summary>MSI-X vectors.</summary>
@@ -26,10 +28,14 @@ internal abstract class SoftDeviceModel : IDisposable
     /// <summary>Writes registers; a doorbell. The range is inside the region. Any bytes a guest may write.</summary>
     public abstract Errno WriteRegion(uint region, ulong offset, ReadOnlySpan<byte> from);
 
-    /// <summary>Sets what an MSI-X vector does; null: nothing. The action is quick and may be called from the model's thread.</summary>
+    /// <summary>
+    /// Sets what an MSI-X vector does; null: nothing. The action is quick and may be called from the model's thread.
+    /// </summary>
     public abstract void SetInterrupt(uint vector, Action? raise);
 
-    /// <summary>Function-level reset: registers to their initial values, in-flight commands forgotten, Running.</summary>
+    /// <summary>
+    /// Function-level reset: registers to their initial values, in-flight commands forgotten, Running.
+    /// </summary>
     public abstract void Reset();
 
     public abstract void Run();
@@ -40,13 +46,21 @@ internal abstract class SoftDeviceModel : IDisposable
 
     public abstract void Unfreeze();
 
-    /// <summary>State that can be read while the device runs and that the destination wants first (PRE_COPY initial bytes).</summary>
+    /// <summary>
+    /// State that can be read while the device runs and that the destination wants first (PRE_COPY initial bytes).
+    /// </summary>
     public abstract byte[] SaveInitial();
 
-    /// <summary>State that changed since the last <see cref="SaveInitial"/> or <see cref="SaveChanged"/>, or empty. While the device runs.</summary>
+    /// <summary>
+    /// State that changed since the last <see cref="SaveInitial"/> or <see cref="SaveChanged"/>, or empty. While the
+    /// device runs.
+    /// </summary>
     public abstract byte[] SaveChanged();
 
-    /// <summary>Everything else, when Frozen; the concatenation initial, changed..., final restores the device. Without PRE_COPY, final alone does.</summary>
+    /// <summary>
+    /// Everything else, when Frozen; the concatenation initial, changed..., final restores the device. Without
+    /// PRE_COPY, final alone does.
+    /// </summary>
     public abstract byte[] SaveFinal();
 
     /// <summary>An upper bound of the bytes that <see cref="SaveFinal"/> gives.</summary>
@@ -55,7 +69,10 @@ internal abstract class SoftDeviceModel : IDisposable
     /// <summary>LIMIT: state streams longer than this are refused with ENOMEM.</summary>
     public abstract ulong MaximumStateSize { get; }
 
-    /// <summary>Restores from a whole stream, when Frozen. EINVAL: incomplete or not this device's; the device is then as before.</summary>
+    /// <summary>
+    /// Restores from a whole stream, when Frozen. EINVAL: incomplete or not this device's; the device is then as
+    /// before.
+    /// </summary>
     public abstract Errno LoadState(ReadOnlySpan<byte> stream);
 
     public abstract void Dispose();

@@ -24,7 +24,8 @@ internal abstract class SoftFile
     public virtual SyscallResult Pwrite(ReadOnlySpan<byte> buffer, ulong offset) => SyscallResult.Fail(Errno.ESPIPE);
 
     /// <summary>
-    /// Which host file and offset a mapping of this file shows; the kernel then maps that. Fails with the errno of mmap.
+    /// Which host file and offset a mapping of this file shows; the kernel then maps that. Fails with the errno of
+    /// mmap.
     /// </summary>
     public virtual SyscallResult ResolveMmap(ulong byteLength, MemoryProtection protection, ulong offset, out int hostFd, out ulong hostOffset)
     {

@@ -3,8 +3,8 @@ using Tidemark.Abi;
 namespace Tidemark.Kernel.Soft.Iommufd;
 
 /// <summary>
-/// What the VFIO layer asks of an iommufd on behalf of one device. Implemented by the iommufd context; the device object
-/// lives from <c>Bind</c> until <see cref="Unbind"/>.
+/// What the VFIO layer asks of an iommufd on behalf of one device. Implemented by the iommufd context; the device
+/// object lives from <c>Bind</c> until <see cref="Unbind"/>.
 /// </summary>
 internal interface IBoundDevice
 {
@@ -12,7 +12,8 @@ internal interface IBoundDevice
     uint DeviceId { get; }
 
     /// <summary>
-    /// Attaches to an IOAS (auto domain) or HWPT, or replaces the current attachment. On success <paramref name="pageTableId"/>
+    /// Attaches to an IOAS (auto domain) or HWPT, or replaces the current attachment. On success <paramref
+    /// name="pageTableId"/>
     /// is the HWPT in use. On failure the previous attachment is intact.
     /// </summary>
     Errno Attach(ref uint pageTableId);

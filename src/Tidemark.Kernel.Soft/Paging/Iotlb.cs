@@ -23,9 +23,9 @@ internal record struct IotlbEntry(ulong Tag, ulong HostAddress, IotlbFlags Flags
 /// A device's cache of translations: 256 sets of 4 ways, least recently used first out. Used under the port's lock.
 /// </summary>
 /// <remarks>
-/// It keeps what it holds until told otherwise, stale or not: that is what software has to deal with. A set is kept in the
-/// order of use, so a page in steady use (a completion queue) stays for ever, and software that forgets to invalidate is
-/// found out for certain. FIDELITY: large leaves are cached in pages of 4 KiB.
+/// It keeps what it holds until told otherwise, stale or not: that is what software has to deal with. A set is kept in
+/// the order of use, so a page in steady use (a completion queue) stays for ever, and software that forgets to
+/// invalidate is found out for certain. FIDELITY: large leaves are cached in pages of 4 KiB.
 /// </remarks>
 internal sealed class Iotlb
 {
@@ -33,7 +33,9 @@ internal sealed class Iotlb
     private const int Ways = 4;
 
     private readonly IotlbEntry[] _entries = new IotlbEntry[Sets * Ways];
-    /// <summary>The entry of a page, which becomes its set's most recently used; one whose tag is 0 when there is none.</summary>
+    /// <summary>
+    /// The entry of a page, which becomes its set's most recently used; one whose tag is 0 when there is none.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public IotlbEntry Find(ulong page)
     {

@@ -24,7 +24,9 @@ public enum HostVerdict
 /// <param name="Problem">Why it could not be looked at, or null; the members after it mean nothing then.</param>
 public sealed record DeviceCheck(string Name, string Host, string? Driver, string? Problem)
 {
-    /// <summary>Whether its IOMMU can record what it writes (IOMMU_HW_CAP_DIRTY_TRACKING and a page table that does).</summary>
+    /// <summary>
+    /// Whether its IOMMU can record what it writes (IOMMU_HW_CAP_DIRTY_TRACKING and a page table that does).
+    /// </summary>
     public bool IommuTracks { get; init; }
 
     /// <summary>Why not; null when it can.</summary>

@@ -2,7 +2,9 @@ using Tidemark.Vfio;
 
 namespace Tidemark.Machine.Description;
 
-/// <summary>A machine as its file describes it: what both sides of a migration must agree on, and where its host differs.</summary>
+/// <summary>
+/// A machine as its file describes it: what both sides of a migration must agree on, and where its host differs.
+/// </summary>
 public sealed record MachineDescription
 {
     public required string Name { get; init; }
@@ -13,7 +15,9 @@ public sealed record MachineDescription
     /// <summary>Touch all memory at start, so that nothing is allocated during a migration.</summary>
     public bool Prefault { get; init; }
 
-    /// <summary>Let IOMMUs map guest memory with huge pages: fewer IOTLB misses, but a dirty unit of 2 MiB or more.</summary>
+    /// <summary>
+    /// Let IOMMUs map guest memory with huge pages: fewer IOTLB misses, but a dirty unit of 2 MiB or more.
+    /// </summary>
     public bool HugePages { get; init; }
 
     public WorkloadDescription Workload { get; init; } = new();
@@ -36,7 +40,9 @@ public sealed record WorkloadDescription
     /// <summary>Memory that the processor writes to.</summary>
     public ulong CpuWorkingSetBytes { get; init; } = 32UL << 20;
 
-    /// <summary>Bytes a second that the processor dirties, counted in whole pages. 0: only the heartbeat page.</summary>
+    /// <summary>
+    /// Bytes a second that the processor dirties, counted in whole pages. 0: only the heartbeat page.
+    /// </summary>
     public ulong CpuBytesPerSecond { get; init; } = 16UL << 20;
 
     /// <summary>Everything random in the workload follows from it.</summary>
@@ -59,7 +65,9 @@ public sealed record DeviceDescription
     /// </summary>
     public ulong ArenaBytes { get; init; } = 32UL << 20;
 
-    /// <summary>An IOAS of its own in which only its arena is mapped, instead of all guest memory in the shared one.</summary>
+    /// <summary>
+    /// An IOAS of its own in which only its arena is mapped, instead of all guest memory in the shared one.
+    /// </summary>
     public bool Isolated { get; init; }
 
     /// <summary>Bytes a second the workload reads through it; 0: as fast as it goes.</summary>

@@ -30,7 +30,9 @@ public sealed record MemoryLayout
     /// <summary>The last page of guest memory, which the processor writes all the time.</summary>
     public required GuestPhysicalAddress Heartbeat { get; init; }
 
-    /// <summary>Memory that all of it needs, with what lies above 3 GiB and is too small for the block of arenas.</summary>
+    /// <summary>
+    /// Memory that all of it needs, with what lies above 3 GiB and is too small for the block of arenas.
+    /// </summary>
     public required ulong NeededBytes { get; init; }
 
     /// <summary>Memory that a machine which runs writes sooner or later.</summary>
@@ -40,7 +42,9 @@ public sealed record MemoryLayout
     public static ulong MinimumArenaBytes(DeviceDescription device) =>
         checked((ulong)device.QueueDepth * (device.BlockBytes + (2UL * GuestPage.Size)) + (64UL << 10));
 
-    /// <summary>Plans the layout. When it does not fit (<see cref="NeededBytes"/> above the memory) positions are meaningless.</summary>
+    /// <summary>
+    /// Plans the layout. When it does not fit (<see cref="NeededBytes"/> above the memory) positions are meaningless.
+    /// </summary>
     public static MemoryLayout Plan(MachineDescription machine)
     {
         ulong high = machine.MemoryBytes > LowEnd ? machine.MemoryBytes - LowEnd : 0;

@@ -4,8 +4,8 @@ using Tidemark.Machine.Description;
 namespace Tidemark.Machine.Hosting;
 
 /// <summary>
-/// The right to write a machine's disks: an exclusive lock (flock) beside each file that is written, held by the side that
-/// runs. Read-only disks need none.
+/// The right to write a machine's disks: an exclusive lock (flock) beside each file that is written, held by the side
+/// that runs. Read-only disks need none.
 /// </summary>
 /// <remarks>
 /// The lock is on <c>FILE.lock</c> and not on the file itself, because .NET takes a shared lock on every file it opens:

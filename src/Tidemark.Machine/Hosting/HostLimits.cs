@@ -6,8 +6,8 @@ namespace Tidemark.Machine.Hosting;
 
 /// <summary>
 /// What this host must have left for a machine to arrive, looked at before pass 0: afterwards it would be found by a
-/// process that is killed. Memory that is mapped for DMA and device descriptors are no estimate: both exist already when
-/// the machine waits.
+/// process that is killed. Memory that is mapped for DMA and device descriptors are no estimate: both exist already
+/// when the machine waits.
 /// </summary>
 public static class HostLimits
 {

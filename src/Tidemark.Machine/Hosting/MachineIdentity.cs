@@ -5,8 +5,8 @@ using Tidemark.Machine.Description;
 namespace Tidemark.Machine.Hosting;
 
 /// <summary>
-/// What both sides of a migration must agree on, as JSON: memory layout, workload and devices. Where a device lies on its
-/// host, how it is tracked and where its disk's file is may differ.
+/// What both sides of a migration must agree on, as JSON: memory layout, workload and devices. Where a device lies on
+/// its host, how it is tracked and where its disk's file is may differ.
 /// </summary>
 public static class MachineIdentity
 {

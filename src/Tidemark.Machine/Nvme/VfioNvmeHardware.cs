@@ -5,8 +5,8 @@ using Tidemark.Vfio;
 namespace Tidemark.Machine.Nvme;
 
 /// <summary>
-/// An NVMe function behind VFIO: registers by calls, because a store to a doorbell in a mapping would not reach a device
-/// that lives in this process; the controller's memory through a mapping where the region offers one.
+/// An NVMe function behind VFIO: registers by calls, because a store to a doorbell in a mapping would not reach a
+/// device that lives in this process; the controller's memory through a mapping where the region offers one.
 /// </summary>
 public sealed class VfioNvmeHardware : INvmeHardware, IDisposable
 {

@@ -5,7 +5,8 @@ namespace Tidemark.Machine.Transport;
 
 /// <summary>
 /// Where a migration comes from or goes to, as users write it: <c>tcp:host:port</c>, <c>tcp:[v6]:port</c>,
-/// <c>unix:path</c>, <c>fd:n-m</c> (connected stream sockets that were handed in: one for control, one for each channel).
+/// <c>unix:path</c>, <c>fd:n-m</c> (connected stream sockets that were handed in: one for control, one for each
+/// channel).
 /// </summary>
 public abstract record MigrationAddress
 {

@@ -3,7 +3,9 @@ using Tidemark.Migration;
 
 namespace Tidemark.Machine.Transport;
 
-/// <summary>A stream socket as the engine's connection: blocking calls on the engine's own threads, no copies in between.</summary>
+/// <summary>
+/// A stream socket as the engine's connection: blocking calls on the engine's own threads, no copies in between.
+/// </summary>
 public sealed class SocketConnection : IConnection
 {
     private readonly Socket _socket;

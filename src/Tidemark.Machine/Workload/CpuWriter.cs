@@ -4,8 +4,8 @@ using Tidemark.Memory;
 namespace Tidemark.Machine.Workload;
 
 /// <summary>
-/// The processor's part of the workload: writes pages of its working set in a seeded random order at a chosen rate, and a
-/// heartbeat into the last page of guest memory.
+/// The processor's part of the workload: writes pages of its working set in a seeded random order at a chosen rate, and
+/// a heartbeat into the last page of guest memory.
 /// </summary>
 /// <remarks>
 /// It keeps a ledger of how often it wrote each page and looks before it writes: a page whose content is older than the

@@ -5,15 +5,17 @@ using Tidemark.Migration;
 namespace Tidemark.Machine.Workload;
 
 /// <summary>
-/// What stands in for the guest's processors: a writer to memory and one reader for each device. As a part of the machine
-/// its state moves last, when it stands still, and it goes on where it stopped.
+/// What stands in for the guest's processors: a writer to memory and one reader for each device. As a part of the
+/// machine its state moves last, when it stands still, and it goes on where it stopped.
 /// </summary>
 internal sealed class GuestWorkload : IMigratable, IDisposable
 {
     private const uint Mark = 0x4B57_4D54;
     private const uint Version = 1;
 
-    /// <summary>LIMIT: the ledger of the largest working set that a machine file allows, and the drivers' queues.</summary>
+    /// <summary>
+    /// LIMIT: the ledger of the largest working set that a machine file allows, and the drivers' queues.
+    /// </summary>
     private const int MaximumStateBytes = 16 << 20;
 
     private readonly IReadOnlyList<GuestDevice> _devices;

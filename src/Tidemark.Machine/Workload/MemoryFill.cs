@@ -3,7 +3,9 @@ using Tidemark.Memory;
 
 namespace Tidemark.Machine.Workload;
 
-/// <summary>Gives a fresh machine something to move: incompressible, seeded content from guest-physical 0 upwards.</summary>
+/// <summary>
+/// Gives a fresh machine something to move: incompressible, seeded content from guest-physical 0 upwards.
+/// </summary>
 public static class MemoryFill
 {
     public static void Fill(GuestMemory memory, ulong byteLength, int seed, CancellationToken cancellation)

@@ -1,6 +1,8 @@
 namespace Tidemark.Machine.Workload;
 
-/// <summary>A small pseudo-random sequence (SplitMix64) whose whole state is one number, so that it can move with the machine.</summary>
+/// <summary>
+/// A small pseudo-random sequence (SplitMix64) whose whole state is one number, so that it can move with the machine.
+/// </summary>
 public struct SeededSequence(ulong state)
 {
     public ulong State { get; private set; } = state;

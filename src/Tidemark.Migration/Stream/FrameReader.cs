@@ -6,8 +6,8 @@ namespace Tidemark.Migration.Stream;
 internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan idleTimeout, TimeProvider time)
 {
     /// <summary>
-    /// A header and the table of a frame that is one run of pages: with most frames, everything before the contents comes
-    /// in one system call.
+    /// A header and the table of a frame that is one run of pages: with most frames, everything before the contents
+    /// comes in one system call.
     /// </summary>
     private readonly byte[] _ahead = new byte[FrameHeader.Size + PageFrame.HeadBytes(1)];
 
@@ -49,8 +49,8 @@ internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan
     }
 
     /// <summary>
-    /// Fills the buffer, first from what was read ahead. Only for a header, which alone may meet the end of the connection,
-    /// more is received than was asked for.
+    /// Fills the buffer, first from what was read ahead. Only for a header, which alone may meet the end of the
+    /// connection, more is received than was asked for.
     /// </summary>
     private bool TryFill(Span<byte> into, string section, bool isHeader)
     {

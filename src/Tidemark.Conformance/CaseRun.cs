@@ -12,7 +12,9 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
 {
     public const ulong Page = GuestPage.Size;
 
-    /// <summary>Where cases map by default: inside the aperture of every IOMMU, also of the kernel's mock one.</summary>
+    /// <summary>
+    /// Where cases map by default: inside the aperture of every IOMMU, also of the kernel's mock one.
+    /// </summary>
     public const ulong Iova = 0x1000_0000;
 
     /// <summary>Pages of <see cref="Memory"/>.</summary>

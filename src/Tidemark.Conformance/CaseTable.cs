@@ -12,7 +12,8 @@ internal delegate Errno Call<T>(CaseRun run, ref T argument);
 /// <summary>A row of an errno table.</summary>
 /// <param name="Name">What is wrong, with dashes.</param>
 /// <param name="Place">
-/// Which parts of the argument are spoilt or matter, separated by spaces: two rows of one place can not be wrong together.
+/// Which parts of the argument are spoilt or matter, separated by spaces: two rows of one place can not be wrong
+/// together.
 /// </param>
 internal sealed record ErrorRow<T>(string Name, string Place, Errno Errno, Spoil<T> Spoil);
 
@@ -27,7 +28,8 @@ internal sealed class CaseTable(List<ConformanceCase> cases, string area, string
 
     /// <summary>
     /// Rows in the order in which the kernel checks: a case for each, one for each two that can be wrong together (the
-    /// first answers), and one that the argument is accepted when nothing is wrong, without which the others say little.
+    /// first answers), and one that the argument is accepted when nothing is wrong, without which the others say
+    /// little.
     /// </summary>
     /// <param name="make">An argument that is accepted. Called once in each case.</param>
     public void Errors<T>(Func<CaseRun, T> make, Call<T> call, params ErrorRow<T>[] rows)

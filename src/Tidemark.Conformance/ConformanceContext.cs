@@ -47,7 +47,8 @@ public sealed class ConformanceContext
         return opened.Succeeded
             ? new KernelFd(Kernel, (int)opened.Value)
             : throw new CaseEnded(
-                ConformanceVerdict.NotApplicable, $"This kernel has no usable iommufd: opening {IommufdPath} answered {opened.Errno}.");
+                ConformanceVerdict.NotApplicable,
+                $"This kernel has no usable iommufd: opening {IommufdPath} answered {opened.Errno}.");
     }
 }
 

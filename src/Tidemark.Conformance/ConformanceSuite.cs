@@ -54,7 +54,8 @@ public static class ConformanceSuite
         {
             // An answer that makes no sense must not end the other cases.
             return new ConformanceResult(
-                current, ConformanceVerdict.Failed, $"The case broke off ({failure.GetType().Name}): {failure.Message}");
+                current, ConformanceVerdict.Failed,
+                $"The case broke off ({failure.GetType().Name}): {failure.Message}");
         }
     }
 

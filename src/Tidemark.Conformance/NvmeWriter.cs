@@ -93,7 +93,8 @@ internal sealed class NvmeWriter
         while (!condition())
         {
             if (Stopwatch.GetElapsedTime(began) > Patience)
-                throw CaseRun.Broken($"The controller {_device.Profile.Address} did not answer in {Patience.TotalSeconds} s.");
+                throw CaseRun.Broken(
+                    $"The controller {_device.Profile.Address} did not answer in {Patience.TotalSeconds} s.");
             wait.SpinOnce();
         }
     }

@@ -44,7 +44,8 @@ public sealed class ConformanceTests : IDisposable
         string[] names = [.. ConformanceSuite.Cases.Select(candidate => candidate.Name)];
         Assert.Equal(names.Length, names.Distinct(StringComparer.Ordinal).Count());
         Assert.All(names, name => Assert.Matches("^(iommufd|vfio)(\\.[a-z0-9]+(-[a-z0-9]+)*)+$", name));
-        Assert.All(ConformanceSuite.Cases, candidate => Assert.Matches("^(iommufd\\.h|vfio\\.h|kernel behaviour), .+: .+", candidate.Source));
+        Assert.All(ConformanceSuite.Cases,
+            candidate => Assert.Matches("^(iommufd\\.h|vfio\\.h|kernel behaviour), .+: .+", candidate.Source));
         Assert.All(ConformanceSuite.Cases, candidate => Assert.NotEmpty(candidate.Area));
     }
 

@@ -13,7 +13,8 @@ internal static class AttachCases
     {
         AddErrors(new CaseTable(cases, Area, "vfio.attach", "vfio.h, vfio_device_attach_iommufd_pt"));
         AddDetach(new CaseTable(cases, Area, "vfio.detach", "vfio.h, vfio_device_detach_iommufd_pt"));
-        AddAutomatic(new CaseTable(cases, Area, "vfio.attach.automatic", "kernel behaviour, page tables made by attaching"));
+        AddAutomatic(new CaseTable(cases, Area, "vfio.attach.automatic",
+            "kernel behaviour, page tables made by attaching"));
         AddReplace(new CaseTable(cases, Area, "vfio.attach.replace", "kernel behaviour, replacing an attachment"));
         AddReserved(new CaseTable(cases, Area, "vfio.attach.reserved", "kernel behaviour, reserved IOVAs of a device"));
     }
@@ -25,7 +26,8 @@ internal static class AttachCases
             new("argsz-0", "argsz", Errno.EINVAL, (_, ref argument) => argument.Argsz = 0),
             new("argsz-below-minimum", "argsz", Errno.EINVAL, (_, ref argument) => argument.Argsz = 11),
             new("unknown-flag", "flags", Errno.EINVAL, (_, ref argument) => argument.Flags = (VfioDeviceAttachFlags)2),
-            new("unknown-high-flag", "flags", Errno.EINVAL, (_, ref argument) => argument.Flags = (VfioDeviceAttachFlags)(1u << 31)),
+            new("unknown-high-flag", "flags", Errno.EINVAL,
+                (_, ref argument) => argument.Flags = (VfioDeviceAttachFlags)(1u << 31)),
             new("unknown-id", "id", Errno.ENOENT, (_, ref argument) => argument.PtId = 999),
             new("id-0", "id", Errno.ENOENT, (_, ref argument) => argument.PtId = 0),
             new("id-of-a-device", "id", Errno.EINVAL, (run, ref argument) => argument.PtId = run.Device.Id));
@@ -191,12 +193,14 @@ internal static class AttachCases
             uint hwpt = run.AllocateHwpt(run.Device);
             run.Device.Attach(hwpt);
             uint other = run.CreateIoas();
-            run.Answers(run.TryMap(Iova, 0x1000, Page, ioas: other), Errno.Success, "mapping an address where nothing is");
+            run.Answers(
+                run.TryMap(Iova, 0x1000, Page, ioas: other), Errno.Success, "mapping an address where nothing is");
             run.Answers(run.Device.TryAttach(other, out _), Errno.EFAULT, "replacing");
             run.Answers(run.Destroy(hwpt), Errno.EBUSY, "destroying the page table in use");
             run.Answers(run.Destroy(other), Errno.Success, "destroying the other IOAS");
         });
-        table.Add("incapable-keeps-the-old", "a replacement that the device's IOMMU can not use leaves the old one", run =>
+        table.Add("incapable-keeps-the-old",
+            "a replacement that the device's IOMMU can not use leaves the old one", run =>
         {
             uint dirty = run.AllocateHwpt(run.Bind(DeviceNeed.Tracking), IommuHwptAllocFlags.DirtyTracking);
             BoundDevice device = run.Use(DeviceNeed.NotTracking);

@@ -10,7 +10,8 @@ internal static class DestroyCases
     public static void AddTo(List<ConformanceCase> cases)
     {
         var table = new CaseTable(cases, "destroy", "iommufd.destroy", "iommufd.h, iommu_destroy");
-        (string Name, uint Id)[] unknown = [("id-0", 0), ("id-never-given", 999), ("highest-id", uint.MaxValue), ("sign-bit", 1u << 31)];
+        (string Name, uint Id)[] unknown = [("id-0", 0), ("id-never-given", 999), ("highest-id", uint.MaxValue),
+            ("sign-bit", 1u << 31)];
         foreach ((string name, uint id) in unknown)
         {
             table.Add(name, $"an id of {id} that nothing has is ENOENT", run =>

@@ -13,7 +13,8 @@ internal static class DirtyBitmapCases
     {
         AddReading(new CaseTable(cases, Area, "iommufd.dirty.bitmap", "iommufd.h, iommu_hwpt_get_dirty_bitmap"));
         AddLayout(new CaseTable(cases, Area, "iommufd.dirty.bitmap", "kernel behaviour, layout of a dirty bitmap"));
-        AddHoles(new CaseTable(cases, Area, "iommufd.dirty.bitmap", "kernel behaviour, holes in a dirty bitmap's range"));
+        AddHoles(new CaseTable(cases, Area, "iommufd.dirty.bitmap",
+            "kernel behaviour, holes in a dirty bitmap's range"));
         AddSwitching(new CaseTable(cases, Area, "iommufd.dirty.bitmap", "kernel behaviour, switching dirty tracking"));
         AddLargeLeaves(new CaseTable(cases, Area, "iommufd.dirty.large-leaf", "kernel behaviour, large leaves"));
     }
@@ -65,7 +66,8 @@ internal static class DirtyBitmapCases
             {
                 ulong page = (ulong)(round * 5 % 16);
                 memory.Write(page, (page + 3) % 16);
-                run.Equal((1ul << (int)page) | (1ul << (int)((page + 3) % 16)), memory.Read(), $"the bitmap of round {round}");
+                run.Equal((1ul << (int)page) | (1ul << (int)((page + 3) % 16)), memory.Read(),
+                    $"the bitmap of round {round}");
             }
         });
         table.Add("no-clear-keeps", "read without clearing, it is reported again", run =>
@@ -349,7 +351,9 @@ internal static class DirtyBitmapCases
         });
     }
 
-    /// <summary>Whether memory is contiguous is the host's luck; without large leaves there is nothing to check.</summary>
+    /// <summary>
+    /// Whether memory is contiguous is the host's luck; without large leaves there is nothing to check.
+    /// </summary>
     private static void RequireLarge(CaseRun run)
     {
         int set = 0;

@@ -24,13 +24,15 @@ internal static class DirtyTrackingCases
     {
         table.Errors<IommuHwptSetDirtyTracking>(
             run => IommuHwptSetDirtyTracking.Create(Tracked(run), Enable), Calls.Iommufd,
-            new("unknown-flag", "flags", Errno.EOPNOTSUPP, (_, ref argument) => argument.Flags |= (IommuHwptSetDirtyTrackingFlags)2),
+            new("unknown-flag", "flags", Errno.EOPNOTSUPP,
+                (_, ref argument) => argument.Flags |= (IommuHwptSetDirtyTrackingFlags)2),
             new("unknown-page-table", "id", Errno.ENOENT, (_, ref argument) => argument.HwptId = 999),
             new("ioas-as-page-table", "id", Errno.ENOENT, (run, ref argument) => argument.HwptId = run.Ioas),
             new("device-as-page-table", "id", Errno.ENOENT, (run, ref argument) => argument.HwptId = run.Device.Id),
             new("not-made-for-tracking", "id", Errno.EOPNOTSUPP, (run, ref argument) =>
                 argument.HwptId = run.AllocateHwpt(run.Device)));
-        table.Add("automatic-page-table", "kernel behaviour: a page table made by attaching never tracks: EOPNOTSUPP", run =>
+        table.Add("automatic-page-table",
+            "kernel behaviour: a page table made by attaching never tracks: EOPNOTSUPP", run =>
         {
             uint hwpt = run.Use(DeviceNeed.Tracking).Attach(run.Ioas);
             run.Answers(Set(run, hwpt, Enable), Errno.EOPNOTSUPP, "enabling");
@@ -78,12 +80,14 @@ internal static class DirtyTrackingCases
             return IommuHwptGetDirtyBitmap.Create(hwpt, Iova, 16 * Page, Page, run.ScratchAddress, 0);
         },
         Calls.Iommufd,
-        new("unknown-flag", "flags", Errno.EOPNOTSUPP, (_, ref argument) => argument.Flags = (IommuHwptGetDirtyBitmapFlags)2),
+        new("unknown-flag", "flags", Errno.EOPNOTSUPP,
+            (_, ref argument) => argument.Flags = (IommuHwptGetDirtyBitmapFlags)2),
         new("reserved-field", "reserved", Errno.EOPNOTSUPP, (_, ref argument) => argument.Reserved = 1),
         new("unknown-page-table", "id", Errno.ENOENT, (_, ref argument) => argument.HwptId = 999),
         new("ioas-as-page-table", "id", Errno.ENOENT, (run, ref argument) => argument.HwptId = run.Ioas),
         new("length-0", "length", Errno.EINVAL, (_, ref argument) => argument.Length = 0),
-        new("range-wraps", "iova length", Errno.EOVERFLOW, (_, ref argument) => argument.Iova = ulong.MaxValue - Page + 1),
+        new("range-wraps", "iova length", Errno.EOVERFLOW,
+            (_, ref argument) => argument.Iova = ulong.MaxValue - Page + 1),
         new("iova-less-aligned-than-the-table", "iova", Errno.EINVAL, (_, ref argument) => argument.Iova = Iova + 1),
         new("end-less-aligned-than-the-table", "length", Errno.EINVAL, (_, ref argument) => argument.Length = Page + 1),
         new("page-size-0", "page-size", Errno.EINVAL, (_, ref argument) => argument.PageSize = 0),

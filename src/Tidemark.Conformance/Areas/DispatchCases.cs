@@ -42,7 +42,8 @@ internal static class DispatchCases
     public static void AddTo(List<ConformanceCase> cases)
     {
         foreach (Command command in Commands)
-            AddCommand(new CaseTable(cases, Area, $"iommufd.dispatch.{command.Name}", $"iommufd.h, {command.Request}"), command);
+            AddCommand(new CaseTable(cases, Area, $"iommufd.dispatch.{command.Name}", $"iommufd.h, {command.Request}"),
+                command);
         AddNumbers(new CaseTable(cases, Area, "iommufd.dispatch.number", "kernel behaviour, dispatch of /dev/iommu"));
     }
 
@@ -113,7 +114,9 @@ internal static class DispatchCases
         run.Answers(answer, expected, $"{command.Request} with a size of {size}");
     }
 
-    /// <summary>Commands came one release after the other: one that this kernel has never heard of is no failure.</summary>
+    /// <summary>
+    /// Commands came one release after the other: one that this kernel has never heard of is no failure.
+    /// </summary>
     private static void RequireCommand(CaseRun run, Command command)
     {
         byte[] argument = Argument(command, command.Size, command.Size);

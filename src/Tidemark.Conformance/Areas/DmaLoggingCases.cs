@@ -13,9 +13,12 @@ internal static class DmaLoggingCases
 
     public static void AddTo(List<ConformanceCase> cases)
     {
-        AddStart(new CaseTable(cases, Area, "vfio.dma-logging.start", "vfio.h, vfio_device_feature_dma_logging_control"));
-        AddReport(new CaseTable(cases, Area, "vfio.dma-logging.report", "vfio.h, vfio_device_feature_dma_logging_report"));
-        AddWrites(new CaseTable(cases, Area, "vfio.dma-logging.bitmap", "vfio.h, vfio_device_feature_dma_logging_report"));
+        AddStart(new CaseTable(cases, Area, "vfio.dma-logging.start",
+            "vfio.h, vfio_device_feature_dma_logging_control"));
+        AddReport(new CaseTable(cases, Area, "vfio.dma-logging.report",
+            "vfio.h, vfio_device_feature_dma_logging_report"));
+        AddWrites(new CaseTable(cases, Area, "vfio.dma-logging.bitmap",
+            "vfio.h, vfio_device_feature_dma_logging_report"));
     }
 
     private static void AddStart(CaseTable table)
@@ -37,14 +40,16 @@ internal static class DmaLoggingCases
                 (run, ref _) => run.WriteRanges((ulong.MaxValue - Page + 1, 2 * Page), (0, Page))),
             new("range-ends-at-the-top", "list", Errno.EOVERFLOW,
                 (run, ref _) => run.WriteRanges((ulong.MaxValue - Page + 1, Page), (0, Page))),
-            new("overlap", "list", Errno.EINVAL, (run, ref _) => run.WriteRanges((Iova, 2 * Page), (Iova + Page, Page))),
+            new("overlap", "list", Errno.EINVAL,
+                (run, ref _) => run.WriteRanges((Iova, 2 * Page), (Iova + Page, Page))),
             new("same-range-twice", "list", Errno.EINVAL, (run, ref _) => run.WriteRanges((Iova, Page), (Iova, Page))),
             new("already-started", "log", Errno.EINVAL, (run, ref argument) => Start(run, (Iova, 16 * Page))));
         table.Add("first-bad-range-answers", "ranges are looked at one after the other", run =>
         {
             run.Use(DeviceNeed.Logging);
             run.Answers(
-                TryStart(run, Page, (Iova, Page), (Iova, Page + 1), (ulong.MaxValue - Page + 1, 2 * Page)), Errno.EINVAL,
+                TryStart(run, Page, (Iova, Page), (Iova, Page + 1), (ulong.MaxValue - Page + 1, 2 * Page)),
+                Errno.EINVAL,
                 "starting");
         });
         table.Add("no-order-needed", "ranges need not be sorted", run =>
@@ -61,7 +66,8 @@ internal static class DmaLoggingCases
         {
             run.Use(DeviceNeed.Logging);
             run.WriteRanges((Iova, Page));
-            VfioDeviceFeatureDmaLoggingControl control = VfioDeviceFeatureDmaLoggingControl.Create(Page, 1, run.ScratchAddress);
+            VfioDeviceFeatureDmaLoggingControl control = VfioDeviceFeatureDmaLoggingControl.Create(Page, 1,
+                run.ScratchAddress);
             control.Reserved = 1;
             run.Answers(run.Kernel.Feature(run.Device.File, Set, ref control).Errno, Errno.Success, "starting");
         });
@@ -69,9 +75,11 @@ internal static class DmaLoggingCases
         {
             run.Use(DeviceNeed.Logging);
             run.WriteRanges((Iova, 16 * Page));
-            VfioDeviceFeatureDmaLoggingControl control = VfioDeviceFeatureDmaLoggingControl.Create(Page, 1, run.ScratchAddress);
+            VfioDeviceFeatureDmaLoggingControl control = VfioDeviceFeatureDmaLoggingControl.Create(Page, 1,
+                run.ScratchAddress);
             run.Answers(run.Kernel.Feature(run.Device.File, Set, ref control).Errno, Errno.Success, "starting");
-            run.Holds(System.Numerics.BitOperations.IsPow2(control.PageSize), $"a power of two (it is 0x{control.PageSize:x})");
+            run.Holds(System.Numerics.BitOperations.IsPow2(control.PageSize),
+                $"a power of two (it is 0x{control.PageSize:x})");
         });
         table.Add("refused-is-not-started", "after a refusal logging can be started", run =>
         {
@@ -112,13 +120,15 @@ internal static class DmaLoggingCases
             {
                 run.Use(DeviceNeed.Logging);
                 Start(run, (Iova, 16 * Page));
-                return VfioDeviceFeatureDmaLoggingReport.Create(Iova, 16 * Page, Page, run.ScratchAddress + BitmapOffset);
+                return VfioDeviceFeatureDmaLoggingReport.Create(Iova, 16 * Page, Page,
+                    run.ScratchAddress + BitmapOffset);
             },
             (run, ref argument) => run.Kernel.Feature(run.Device.File, Get, ref argument).Errno,
             new("page-size-0", "page-size", Errno.EINVAL, (_, ref argument) => argument.PageSize = 0),
             new("page-size-below-4096", "page-size", Errno.EINVAL, (_, ref argument) => argument.PageSize = 2048),
             new("page-size-of-two-bits", "page-size", Errno.EINVAL, (_, ref argument) => argument.PageSize = 3 * Page),
-            new("range-wraps", "range", Errno.EOVERFLOW, (_, ref argument) => argument.Iova = ulong.MaxValue - Page + 1),
+            new("range-wraps", "range", Errno.EOVERFLOW,
+                (_, ref argument) => argument.Iova = ulong.MaxValue - Page + 1),
             new("not-started", "log", Errno.EINVAL, (run, ref _) => run.Answers(Stop(run), Errno.Success, "stopping")));
         table.Add("clean", "a device that wrote nothing reports nothing, or all it may", run =>
         {

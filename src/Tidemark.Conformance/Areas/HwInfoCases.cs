@@ -50,7 +50,8 @@ internal static class HwInfoCases
                 _ => null,
             };
             run.Equal(
-                expected ?? throw NotApplicable($"The type {info.OutDataType} is not one of the header's."), info.DataLen,
+                expected ?? throw NotApplicable($"The type {info.OutDataType} is not one of the header's."),
+                info.DataLen,
                 $"the length for {info.OutDataType}");
         });
         table.Add("rest-is-cleared", "what a larger buffer has left is cleared", run =>

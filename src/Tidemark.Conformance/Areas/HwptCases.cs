@@ -24,18 +24,22 @@ internal static class HwptCases
             run => IommuHwptAlloc.Create(run.Device.Id, IommuHwptAllocFlags.None, run.Ioas), Calls.Iommufd,
             new("reserved-field", "reserved", Errno.EOPNOTSUPP, (_, ref argument) => argument.Reserved = 1),
             new("data-without-type", "data", Errno.EINVAL, (_, ref argument) => argument.DataLen = 8),
-            new("type-without-data", "data", Errno.EINVAL, (_, ref argument) => argument.DataType = IommuHwptDataType.VtdS1),
+            new("type-without-data", "data", Errno.EINVAL,
+                (_, ref argument) => argument.DataType = IommuHwptDataType.VtdS1),
             new("unknown-device", "device", Errno.ENOENT, (_, ref argument) => argument.DevId = 999),
             new("device-id-of-an-ioas", "device", Errno.ENOENT, (run, ref argument) => argument.DevId = run.Ioas),
             new("unknown-parent", "parent flags", Errno.EINVAL, (_, ref argument) => argument.PtId = 999),
-            new("parent-is-a-device", "parent flags", Errno.EINVAL, (run, ref argument) => argument.PtId = run.Device.Id),
-            new("unknown-flag", "flags", Errno.EOPNOTSUPP, (_, ref argument) => argument.Flags = (IommuHwptAllocFlags)0x10),
+            new("parent-is-a-device", "parent flags", Errno.EINVAL,
+                (run, ref argument) => argument.PtId = run.Device.Id),
+            new("unknown-flag", "flags", Errno.EOPNOTSUPP,
+                (_, ref argument) => argument.Flags = (IommuHwptAllocFlags)0x10),
             new("unknown-high-flag", "flags", Errno.EOPNOTSUPP,
                 (_, ref argument) => argument.Flags = (IommuHwptAllocFlags)(1u << 31)),
             new("fault-queue-and-nest-parent", "flags", Errno.EOPNOTSUPP, (_, ref argument) =>
                 argument.Flags = IommuHwptAllocFlags.NestParent | IommuHwptAllocFlags.FaultIdValid),
             new("unaligned-mapping", "mappings", Errno.EADDRINUSE, (run, ref _) => run.Map(Iova + 1, 1)),
-            new("mapping-outside", "mappings", Errno.EADDRINUSE, (run, ref _) => run.Map(ulong.MaxValue - Page + 1, Page)));
+            new("mapping-outside", "mappings", Errno.EADDRINUSE,
+                (run, ref _) => run.Map(ulong.MaxValue - Page + 1, Page)));
         table.Add("reserved2-is-not-looked-at", "kernel behaviour: the last reserved field is not checked", run =>
         {
             IommuHwptAlloc allocate = IommuHwptAlloc.Create(run.Device.Id, IommuHwptAllocFlags.None, run.Ioas);
@@ -65,12 +69,14 @@ internal static class HwptCases
             run.Answers(
                 run.TryAllocateHwpt(run.Use(DeviceNeed.NotTracking), IommuHwptAllocFlags.DirtyTracking, out _),
                 Errno.EOPNOTSUPP, "IOMMU_HWPT_ALLOC"));
-        table.Add("dirty-tracking-not-capable-before-mappings", "the capability is looked at before the mappings", run =>
+        table.Add("dirty-tracking-not-capable-before-mappings",
+            "the capability is looked at before the mappings", run =>
         {
             BoundDevice device = run.Use(DeviceNeed.NotTracking);
             run.Map(ulong.MaxValue - Page + 1, Page);
             run.Answers(
-                run.TryAllocateHwpt(device, IommuHwptAllocFlags.DirtyTracking, out _), Errno.EOPNOTSUPP, "IOMMU_HWPT_ALLOC");
+                run.TryAllocateHwpt(device, IommuHwptAllocFlags.DirtyTracking, out _), Errno.EOPNOTSUPP,
+                "IOMMU_HWPT_ALLOC");
         });
         table.Add("dirty-tracking-enforced", "a device that can not track may not use such a page table: EINVAL", run =>
         {
@@ -96,13 +102,15 @@ internal static class HwptCases
         table.Add("refusal-does-not-narrow", "a refused page table takes no IOVAs away", run =>
         {
             run.Answers(run.TryMap(Iova, 0x1000, Page), Errno.Success, "mapping an address where nothing is");
-            run.Answers(run.TryAllocateHwpt(run.Device, IommuHwptAllocFlags.None, out _), Errno.EFAULT, "IOMMU_HWPT_ALLOC");
+            run.Answers(
+                run.TryAllocateHwpt(run.Device, IommuHwptAllocFlags.None, out _), Errno.EFAULT, "IOMMU_HWPT_ALLOC");
             run.Equal(ulong.MaxValue, run.Ranges(run.Ioas, out _)[^1].Last, "the last usable IOVA");
         });
         table.Add("refusal-does-not-keep-ioas", "a refused page table does not keep the IOAS", run =>
         {
             run.Answers(run.TryMap(Iova, 0x1000, Page), Errno.Success, "mapping an address where nothing is");
-            run.Answers(run.TryAllocateHwpt(run.Device, IommuHwptAllocFlags.None, out _), Errno.EFAULT, "IOMMU_HWPT_ALLOC");
+            run.Answers(
+                run.TryAllocateHwpt(run.Device, IommuHwptAllocFlags.None, out _), Errno.EFAULT, "IOMMU_HWPT_ALLOC");
             run.Answers(run.Destroy(run.Ioas), Errno.Success, "IOMMU_DESTROY");
         });
         table.Add("filled-with-mappings", "a new page table shows what is mapped already", run =>
@@ -122,7 +130,8 @@ internal static class HwptCases
         table.Add("bad-mapping-removed", "with the bad mapping gone, the page table can be allocated", run =>
         {
             run.Answers(run.TryMap(Iova, 0x1000, Page), Errno.Success, "mapping an address where nothing is");
-            run.Answers(run.TryAllocateHwpt(run.Device, IommuHwptAllocFlags.None, out _), Errno.EFAULT, "IOMMU_HWPT_ALLOC");
+            run.Answers(
+                run.TryAllocateHwpt(run.Device, IommuHwptAllocFlags.None, out _), Errno.EFAULT, "IOMMU_HWPT_ALLOC");
             run.Answers(run.Unmap(Iova, Page, out _), Errno.Success, "unmapping");
             run.AllocateHwpt(run.Device);
         });
@@ -159,7 +168,8 @@ internal static class HwptCases
     {
         table.Add("type-0", "the default type is EOPNOTSUPP", run =>
         {
-            IommuViommuAlloc call = IommuViommuAlloc.Create(run.Device.Id, IommuViommuType.Default, run.AllocateHwpt(run.Device));
+            IommuViommuAlloc call = IommuViommuAlloc.Create(run.Device.Id, IommuViommuType.Default,
+                run.AllocateHwpt(run.Device));
             run.Answers(ref call, Errno.EOPNOTSUPP);
         });
         table.Add("type-0-before-device", "the default type is seen before the device", run =>

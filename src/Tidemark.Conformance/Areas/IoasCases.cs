@@ -24,7 +24,8 @@ internal static class IoasCases
             _ => IommuIoasAlloc.Create(), Calls.Iommufd,
             new("unknown-flag", "flags", Errno.EOPNOTSUPP, (_, ref argument) => argument.Flags = 1),
             new("unknown-high-flag", "flags", Errno.EOPNOTSUPP, (_, ref argument) => argument.Flags = 1u << 31));
-        table.Add("first-id-is-1", "ids of a new context begin at 1", run => run.Equal(1u, run.CreateIoas(), "the first id"));
+        table.Add("first-id-is-1",
+            "ids of a new context begin at 1", run => run.Equal(1u, run.CreateIoas(), "the first id"));
         table.Add("ids-differ", "each IOAS has an id of its own", run =>
             run.Holds(run.CreateIoas() != run.CreateIoas(), "two IOAS to have different ids"));
         table.Add("id-is-reused", "the id of a destroyed object is given out again", run =>
@@ -85,7 +86,8 @@ internal static class IoasCases
 
     private static void AddNarrowing(CaseTable table)
     {
-        table.Add("page-table-narrows", "a page table without a device already takes away what it can not address", run =>
+        table.Add("page-table-narrows",
+            "a page table without a device already takes away what it can not address", run =>
         {
             run.AllocateHwpt(run.Device);
             List<IommuIovaRange> ranges = run.Ranges(run.Ioas, out ulong alignment);
@@ -107,7 +109,8 @@ internal static class IoasCases
             for (int index = 0; index < ranges.Count; index++)
             {
                 run.Holds(ranges[index].Start <= ranges[index].Last, $"range {index} not to be empty");
-                run.Holds(index == 0 || ranges[index].Start > ranges[index - 1].Last + 1, $"range {index} to lie apart");
+                run.Holds(index == 0 || ranges[index].Start > ranges[index - 1].Last + 1,
+                    $"range {index} to lie apart");
             }
         });
         table.Add("partial-fill", "with room for one of several ranges, one is written and the count is told", run =>
@@ -210,7 +213,8 @@ internal static class IoasCases
         table.Add("reserved-range", "a range that touches something reserved is EADDRINUSE", run =>
         {
             run.AllocateHwpt(run.Device);
-            run.Answers(run.Allow(run.Ioas, (ulong.MaxValue - Page, ulong.MaxValue - 1)), Errno.EADDRINUSE, "ALLOW_IOVAS");
+            run.Answers(
+                run.Allow(run.Ioas, (ulong.MaxValue - Page, ulong.MaxValue - 1)), Errno.EADDRINUSE, "ALLOW_IOVAS");
         });
         table.Add("page-table-outside", "a page table that can not address an allowed range is EADDRINUSE", run =>
         {

@@ -52,7 +52,8 @@ internal static class IoasCopyCases
         {
             const ulong Other = Iova + 0x4000_0000;
             run.Answers(
-                run.TryMap(Other, run.MemoryAddress, 4 * Page, IommuIoasMapFlags.FixedIova | IommuIoasMapFlags.Readable),
+                run.TryMap(Other, run.MemoryAddress, 4 * Page,
+                IommuIoasMapFlags.FixedIova | IommuIoasMapFlags.Readable),
                 Errno.Success, "mapping");
             argument.SrcIova = Other;
         }),
@@ -73,7 +74,8 @@ internal static class IoasCopyCases
         table.Add("part-of-a-mapping", "part of a mapping can be copied", run =>
         {
             run.Map(Iova, 4 * Page);
-            run.Answers(TryCopy(run, run.CreateIoas(), Target, Iova + Page, 2 * Page), Errno.Success, "IOMMU_IOAS_COPY");
+            run.Answers(
+                TryCopy(run, run.CreateIoas(), Target, Iova + Page, 2 * Page), Errno.Success, "IOMMU_IOAS_COPY");
         });
         table.Add("single-byte", "without a page table, one byte can be copied", run =>
         {
@@ -131,7 +133,9 @@ internal static class IoasCopyCases
             IommuIoasCopy copy = IommuIoasCopy.Create(
                 run.Ioas, Target, run.Ioas, Iova, Page, IommuIoasMapFlags.FixedIova | IommuIoasMapFlags.Readable);
             run.Answers(ref copy, Errno.Success);
-            run.Answers(TryCopy(run, run.CreateIoas(), Iova, Target, Page), Errno.Success, "a writeable copy of a readable one");
+            run.Answers(
+                TryCopy(run, run.CreateIoas(), Iova, Target, Page), Errno.Success,
+                "a writeable copy of a readable one");
         });
         table.Add("automatic-iova", "without FIXED_IOVA the kernel chooses and tells the IOVA", run =>
         {

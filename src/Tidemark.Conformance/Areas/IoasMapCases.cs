@@ -66,7 +66,8 @@ internal static class IoasMapCases
             {
                 run.Map(Iova, 4 * Page);
                 run.Answers(
-                    run.TryMap(unchecked(Iova + (first * Page)), run.MemoryAddress, length * Page), Errno.EEXIST, "mapping");
+                    run.TryMap(unchecked(Iova + (first * Page)), run.MemoryAddress, length * Page), Errno.EEXIST,
+                    "mapping");
             });
         }
 
@@ -90,7 +91,8 @@ internal static class IoasMapCases
             run.Answers(run.TryMap(Iova + 2, run.MemoryAddress, 1), Errno.EEXIST, "mapping the same byte again");
         });
         table.Add("iova-0", "IOVA 0 can be mapped when asked for", run => run.Map(0, Page));
-        table.Add("top-of-space", "a mapping may end at the highest IOVA", run => run.Map(ulong.MaxValue - Page + 1, Page));
+        table.Add("top-of-space",
+            "a mapping may end at the highest IOVA", run => run.Map(ulong.MaxValue - Page + 1, Page));
         table.Add("same-memory-twice", "memory can be mapped any number of times", run =>
         {
             run.Map(Iova, Page);
@@ -140,7 +142,8 @@ internal static class IoasMapCases
     {
         table.Add("late-without-page-table", "without a page table nothing is pinned: a bad address is accepted", run =>
             run.Answers(run.TryMap(Iova, 0x1000, Page), Errno.Success, "mapping an address where nothing is"));
-        table.Add("bad-address-with-page-table", "with a page table, an address where nothing is mapped is EFAULT", run =>
+        table.Add("bad-address-with-page-table",
+            "with a page table, an address where nothing is mapped is EFAULT", run =>
         {
             run.AllocateHwpt(run.Device);
             run.Answers(run.TryMap(Iova, 0x1000, Page), Errno.EFAULT, "mapping an address where nothing is");
@@ -230,7 +233,8 @@ internal static class IoasMapCases
             run.AllocateHwpt(run.Device);
             run.Answers(TryMapFile(run, run.CreateMemoryFile(Page), 0, 2 * Page), Errno.EINVAL, "mapping");
         });
-        table.Add("beyond-the-end-at-page-table", "a file that is too short makes a later HWPT_ALLOC answer EINVAL", run =>
+        table.Add("beyond-the-end-at-page-table",
+            "a file that is too short makes a later HWPT_ALLOC answer EINVAL", run =>
         {
             run.Answers(TryMapFile(run, run.CreateMemoryFile(Page), Page, Page), Errno.Success, "mapping");
             run.Answers(

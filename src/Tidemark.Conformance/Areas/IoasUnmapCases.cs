@@ -23,7 +23,8 @@ internal static class IoasUnmapCases
             new("highest-iova", "iova", Errno.EOVERFLOW, (_, ref argument) => argument.Iova = ulong.MaxValue),
             new("highest-length", "length", Errno.EOVERFLOW, (_, ref argument) => argument.Length = ulong.MaxValue),
             new("length-0", "length", Errno.EINVAL, (_, ref argument) => argument.Length = 0),
-            new("range-wraps", "iova length", Errno.EOVERFLOW, (_, ref argument) => argument.Iova = ulong.MaxValue - Page + 1),
+            new("range-wraps", "iova length", Errno.EOVERFLOW,
+                (_, ref argument) => argument.Iova = ulong.MaxValue - Page + 1),
             new("first-half", "length iova", Errno.ENOENT, (_, ref argument) => argument.Length = 2 * Page),
             new("second-half", "length iova", Errno.ENOENT, (_, ref argument) => argument.Iova = Iova + (2 * Page)),
             new("middle", "length iova", Errno.ENOENT, (_, ref argument) =>
@@ -33,7 +34,8 @@ internal static class IoasUnmapCases
             }),
             new("nothing-there", "iova length", Errno.ENOENT, (_, ref argument) => argument.Iova = Iova + 0x100_0000));
         AddRanges(new CaseTable(cases, Area, "iommufd.ioas.unmap", "kernel behaviour, unmapping ranges"));
-        AddPartial(new CaseTable(cases, Area, "iommufd.ioas.unmap.partial", "kernel behaviour, unmapping that stops half way"));
+        AddPartial(new CaseTable(cases, Area, "iommufd.ioas.unmap.partial",
+            "kernel behaviour, unmapping that stops half way"));
     }
 
     private static void AddRanges(CaseTable table)

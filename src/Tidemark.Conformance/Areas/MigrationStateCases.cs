@@ -39,25 +39,28 @@ internal static class MigrationStateCases
         }
     }
 
-    private static void AddRequest(CaseTable table, VfioMigrationFlags flags, VfioDeviceMigState from, VfioDeviceMigState to)
+    private static void AddRequest(CaseTable table, VfioMigrationFlags flags, VfioDeviceMigState from,
+        VfioDeviceMigState to)
     {
         IReadOnlyList<VfioDeviceMigState>? path = MigrationSession.Path(flags, from, to);
         VfioDeviceMigState beforeLast = path is { Count: > 1 } ? path[^2] : from;
         bool opens = path is { Count: > 0 } && MigrationSession.Opens(beforeLast, to);
+        string way = path is null ? "" : string.Join(", ", path);
+        string stream = opens ? "the last step opens a stream" : "no stream is opened";
         string rule = path switch
         {
             null => "there is no way: EINVAL, and the device stays",
             { Count: 0 } => "nothing changes, and no stream is opened",
-            _ => $"the way is {string.Join(", ", path)}; {(opens ? "the last step opens a stream" : "no stream is opened")}",
+            _ => $"the way is {way}; {stream}",
         };
         table.Add($"{Word(from)}.to-{Word(to)}", $"from {from} to {to} {rule}", run =>
         {
             run.Use(DeviceNeed.States(flags));
             MigrationSession.Reach(run, from);
-            Errno errno = MigrationSession.Request(run, to, out KernelFd? stream);
+            Errno errno = MigrationSession.Request(run, to, out KernelFd? opened);
             run.Answers(errno, path is null ? Errno.EINVAL : Errno.Success, $"asking for {to}");
             run.Equal(path is null ? from : to, MigrationSession.StateOf(run), "the state afterwards");
-            run.Equal(opens, stream is not null, "whether a stream was opened");
+            run.Equal(opens, opened is not null, "whether a stream was opened");
         });
     }
 
@@ -71,7 +74,8 @@ internal static class MigrationStateCases
         table.Add("unknown-state", "a state that does not exist is EINVAL", run =>
         {
             run.Use(DeviceNeed.States(flags));
-            run.Answers(MigrationSession.Request(run, (VfioDeviceMigState)8, out _), Errno.EINVAL, "asking for state 8");
+            run.Answers(
+                MigrationSession.Request(run, (VfioDeviceMigState)8, out _), Errno.EINVAL, "asking for state 8");
             run.Equal(Running, MigrationSession.StateOf(run), "the state");
         });
         table.Add("closing-ends-it", "a device that is opened again is RUNNING", run =>

@@ -11,8 +11,10 @@ internal static class MigrationStreamCases
 {
     public static void AddTo(List<ConformanceCase> cases)
     {
-        AddSaving(new CaseTable(cases, "migration-stream", "vfio.migration.stream", "vfio.h, data_fd of a saving session"));
-        AddResuming(new CaseTable(cases, "migration-stream", "vfio.migration.stream", "vfio.h, data_fd of a resuming session"));
+        AddSaving(new CaseTable(cases, "migration-stream", "vfio.migration.stream",
+            "vfio.h, data_fd of a saving session"));
+        AddResuming(new CaseTable(cases, "migration-stream", "vfio.migration.stream",
+            "vfio.h, data_fd of a resuming session"));
         AddPreCopy(new CaseTable(cases, "precopy-info", "vfio.migration.precopy", "vfio.h, PRE_COPY states"));
         AddInfo(new CaseTable(cases, "precopy-info", "vfio.migration.precopy-info", "vfio.h, vfio_precopy_info"));
     }
@@ -65,7 +67,8 @@ internal static class MigrationStreamCases
             run.Use(DeviceNeed.Migratable);
             var size = default(VfioDeviceFeatureMigDataSize);
             run.Answers(
-                run.Kernel.Feature(run.Device.File, VfioDeviceFeatureFlags.Get, ref size).Errno, Errno.Success, "MIG_DATA_SIZE");
+                run.Kernel.Feature(run.Device.File, VfioDeviceFeatureFlags.Get, ref size).Errno, Errno.Success,
+                "MIG_DATA_SIZE");
             run.Holds(size.StopCopyLength > 0, "a size");
         });
     }
@@ -97,14 +100,16 @@ internal static class MigrationStreamCases
             Enter(run, Stop);
             run.Answers(run.Kernel.Write(stream.Number, new byte[1]).Errno, Errno.ENODEV, "write");
         });
-        table.Add("nothing-written", "leaving RESUMING with nothing written is EINVAL, and the device stays there", run =>
+        table.Add("nothing-written",
+            "leaving RESUMING with nothing written is EINVAL, and the device stays there", run =>
         {
             Begin(run, Resuming);
             Errno errno = Request(run, Stop, out _);
             run.Answers(errno, Errno.EINVAL, "leaving RESUMING");
             run.Equal(Resuming, StateOf(run), "the state");
         });
-        table.Add("too-little-written", "leaving RESUMING with too little written is EINVAL, and the rest can follow", run =>
+        table.Add("too-little-written",
+            "leaving RESUMING with too little written is EINVAL, and the rest can follow", run =>
         {
             byte[] state = Save(run, Begin(run, StopCopy));
             KernelFd stream = Enter(run, Resuming)!;
@@ -194,7 +199,8 @@ internal static class MigrationStreamCases
         });
         table.Add("unknown-request", "any other request on a stream is ENOTTY", run =>
             run.Answers(
-                run.Kernel.Ioctl(BeginPreCopy(run).Number, 0x3BEE, new byte[24]).Errno, Errno.ENOTTY, "request 0x3bee"));
+                run.Kernel.Ioctl(BeginPreCopy(run).Number, 0x3BEE, new byte[24]).Errno, Errno.ENOTTY,
+                "request 0x3bee"));
         table.Add("counts-down", "initial_bytes falls by what is read", run =>
         {
             KernelFd saving = BeginPreCopy(run);
@@ -226,7 +232,8 @@ internal static class MigrationStreamCases
             VfioPrecopyInfo info = VfioPrecopyInfo.Create();
             info.Flags = (VfioPrecopyInfoFlags)0x5A5A;
             run.Answers(run.Kernel.Ioctl(saving, ref info).Errno, Errno.Success, "MIG_GET_PRECOPY_INFO");
-            run.Equal(VfioPrecopyInfoFlags.None, info.Flags & ~VfioPrecopyInfoFlags.Reinit, "flags that are not REINIT");
+            run.Equal(VfioPrecopyInfoFlags.None, info.Flags & ~VfioPrecopyInfoFlags.Reinit,
+                "flags that are not REINIT");
         });
         table.Add("version-2-twice", "enabling version 2 again is accepted", run =>
         {
@@ -244,7 +251,8 @@ internal static class MigrationStreamCases
             VfioPrecopyInfo info = VfioPrecopyInfo.Create();
             info.Flags = (VfioPrecopyInfoFlags)0x5A5A;
             run.Answers(run.Kernel.Ioctl(saving, ref info).Errno, Errno.Success, "MIG_GET_PRECOPY_INFO");
-            run.Equal(VfioPrecopyInfoFlags.None, info.Flags & ~VfioPrecopyInfoFlags.Reinit, "flags that are not REINIT");
+            run.Equal(VfioPrecopyInfoFlags.None, info.Flags & ~VfioPrecopyInfoFlags.Reinit,
+                "flags that are not REINIT");
         });
         table.Add("larger-argsz", "more room than the struct is accepted", run =>
         {
@@ -263,13 +271,15 @@ internal static class MigrationStreamCases
     private static KernelFd Begin(CaseRun run, VfioDeviceMigState state)
     {
         run.Use(DeviceNeed.Migratable);
-        return Enter(run, state) ?? throw CaseRun.Broken($"Expected a data stream from entering {state}; there was none.");
+        return Enter(run, state)
+            ?? throw CaseRun.Broken($"Expected a data stream from entering {state}; there was none.");
     }
 
     private static KernelFd BeginPreCopy(CaseRun run)
     {
         run.Use(DeviceNeed.PreCopying);
-        return Enter(run, PreCopy) ?? throw CaseRun.Broken("Expected a data stream from entering PRE_COPY; there was none.");
+        return Enter(run, PreCopy)
+            ?? throw CaseRun.Broken("Expected a data stream from entering PRE_COPY; there was none.");
     }
 
     private static VfioPrecopyInfo Info(CaseRun run, KernelFd stream)

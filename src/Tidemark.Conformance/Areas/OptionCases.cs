@@ -14,7 +14,8 @@ internal static class OptionCases
         AddErrors(new CaseTable(cases, Area, "iommufd.option", "iommufd.h, iommu_option"));
         AddRlimit(new CaseTable(cases, Area, "iommufd.option.rlimit-mode", "iommufd.h, IOMMU_OPTION_RLIMIT_MODE"));
         AddHugePages(new CaseTable(cases, Area, "iommufd.option.huge-pages", "iommufd.h, IOMMU_OPTION_HUGE_PAGES"));
-        AddChangeProcess(new CaseTable(cases, Area, "iommufd.ioas.change-process", "iommufd.h, iommu_ioas_change_process"));
+        AddChangeProcess(new CaseTable(cases, Area, "iommufd.ioas.change-process",
+            "iommufd.h, iommu_ioas_change_process"));
     }
 
     private static void AddErrors(CaseTable table) => table.Errors<IommuOption>(

@@ -30,7 +30,8 @@ internal static class VfioBindCases
             new("argsz-below-minimum", "argsz", Errno.EINVAL, (_, ref argument) => argument.Argsz = 15),
             new("negative-iommufd", "iommufd", Errno.EINVAL, (_, ref argument) => argument.Iommufd = -1),
             new("unknown-flag", "flags", Errno.EINVAL, (_, ref argument) => argument.Flags = (VfioDeviceBindFlags)2),
-            new("unknown-high-flag", "flags", Errno.EINVAL, (_, ref argument) => argument.Flags = (VfioDeviceBindFlags)(1u << 31)),
+            new("unknown-high-flag", "flags", Errno.EINVAL,
+                (_, ref argument) => argument.Flags = (VfioDeviceBindFlags)(1u << 31)),
             new("iommufd-not-open", "iommufd", Errno.EBADF, (_, ref argument) => argument.Iommufd = 0x7FFF_0000),
             new("not-an-iommufd", "iommufd", Errno.EBADFD, (run, ref argument) =>
                 argument.Iommufd = run.CreateMemoryFile(CaseRun.Page).Number),
@@ -46,12 +47,15 @@ internal static class VfioBindCases
                 run.Kernel.IoctlValue(
                     run.OpenDevice(run.Find(DeviceNeed.Any)).Number, VfioRequests.DeviceBindIommufd.Value, 0).Errno,
                 Errno.EFAULT, "VFIO_DEVICE_BIND_IOMMUFD with a null pointer"));
-        table.Add("id-is-not-0", "the device's id is not 0", run => run.Holds(run.Device.Id != 0, "an id that is not 0"));
+        table.Add("id-is-not-0",
+            "the device's id is not 0", run => run.Holds(run.Device.Id != 0, "an id that is not 0"));
         table.Add("id-is-no-ioas", "the device's id is none of an IOAS", run =>
         {
             uint ioas = run.Ioas;
             run.Holds(run.Device.Id != ioas, "an id of its own");
-            run.Answers(run.TryMap(CaseRun.Iova, run.MemoryAddress, CaseRun.Page, ioas: run.Device.Id), Errno.ENOENT, "mapping into it");
+            run.Answers(
+                run.TryMap(CaseRun.Iova, run.MemoryAddress, CaseRun.Page, ioas: run.Device.Id), Errno.ENOENT,
+                "mapping into it");
         });
         table.Add("id-for-hw-info", "the device's id is good for GET_HW_INFO", run =>
         {
@@ -68,11 +72,13 @@ internal static class VfioBindCases
             run.OpenDevice(run.Device.Profile));
         table.Add("second-file-does-not-bind", "binding a second file of a bound device is EINVAL", run =>
             run.Answers(Bind(run, run.OpenDevice(run.Device.Profile)), Errno.EINVAL, "binding a second file"));
-        table.Add("iommufd-before-second-file", "the iommufd is looked up before the device is seen to be in use", run =>
+        table.Add("iommufd-before-second-file",
+            "the iommufd is looked up before the device is seen to be in use", run =>
         {
             VfioDeviceBindIommufd bind = VfioDeviceBindIommufd.Create(0x7FFF_0000);
             run.Answers(
-                run.Kernel.Ioctl(run.OpenDevice(run.Device.Profile), ref bind).Errno, Errno.EBADF, "binding a second file");
+                run.Kernel.Ioctl(run.OpenDevice(run.Device.Profile), ref bind).Errno, Errno.EBADF,
+                "binding a second file");
         });
         table.Add("second-file-binds-after-close", "closing the bound file lets the second one bind", run =>
         {
@@ -132,18 +138,22 @@ internal static class VfioBindCases
 
         table.Add("unknown-request", "an unknown request is EINVAL too", run =>
             run.Answers(
-                run.Kernel.Ioctl(run.OpenDevice(run.Find(DeviceNeed.Any)).Number, 0x3BEE, new byte[8]).Errno, Errno.EINVAL,
+                run.Kernel.Ioctl(run.OpenDevice(run.Find(DeviceNeed.Any)).Number, 0x3BEE, new byte[8]).Errno,
+                Errno.EINVAL,
                 "request 0x3bee"));
         table.Add("read", "reading is EINVAL before the file is bound", run =>
             run.Answers(
-                run.Kernel.Pread(run.OpenDevice(run.Find(DeviceNeed.Any)).Number, new byte[4], 0).Errno, Errno.EINVAL, "pread"));
+                run.Kernel.Pread(run.OpenDevice(run.Find(DeviceNeed.Any)).Number, new byte[4], 0).Errno, Errno.EINVAL,
+                "pread"));
         table.Add("write", "writing is EINVAL before the file is bound", run =>
             run.Answers(
-                run.Kernel.Pwrite(run.OpenDevice(run.Find(DeviceNeed.Any)).Number, new byte[4], 0).Errno, Errno.EINVAL, "pwrite"));
+                run.Kernel.Pwrite(run.OpenDevice(run.Find(DeviceNeed.Any)).Number, new byte[4], 0).Errno, Errno.EINVAL,
+                "pwrite"));
         table.Add("mmap", "mapping is EINVAL before the file is bound", run =>
             run.Answers(
                 run.Kernel.Mmap(
-                    CaseRun.Page, MemoryProtection.Read, MapFlags.Shared, run.OpenDevice(run.Find(DeviceNeed.Any)).Number, 0).Errno,
+                    CaseRun.Page, MemoryProtection.Read, MapFlags.Shared,
+                    run.OpenDevice(run.Find(DeviceNeed.Any)).Number, 0).Errno,
                 Errno.EINVAL, "mmap"));
     }
 

@@ -30,7 +30,8 @@ internal static class VfioFeatureCases
     {
         AddEnvelope(new CaseTable(cases, Area, "vfio.feature", "vfio.h, vfio_device_feature"));
         AddOffers(new CaseTable(cases, Area, "vfio.feature", "vfio.h, features of a device"));
-        AddLowPower(new CaseTable(cases, Area, "vfio.feature.low-power", "vfio.h, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY"));
+        AddLowPower(new CaseTable(cases, Area, "vfio.feature.low-power",
+            "vfio.h, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY"));
     }
 
     private static void AddEnvelope(CaseTable table)
@@ -44,12 +45,16 @@ internal static class VfioFeatureCases
             (run, ref request) => request.Send(run),
             new("argsz-0", "argsz", Errno.EINVAL, (_, ref request) => request.Argsz = 0),
             new("argsz-below-header", "argsz", Errno.EINVAL, (_, ref request) => request.Argsz = 7),
-            new("unknown-flag", "operation", Errno.EINVAL, (_, ref request) => request.Flags |= (VfioDeviceFeatureFlags)0x80000),
-            new("unknown-high-flag", "operation", Errno.EINVAL, (_, ref request) => request.Flags |= (VfioDeviceFeatureFlags)(1u << 31)),
+            new("unknown-flag", "operation", Errno.EINVAL,
+                (_, ref request) => request.Flags |= (VfioDeviceFeatureFlags)0x80000),
+            new("unknown-high-flag", "operation", Errno.EINVAL,
+                (_, ref request) => request.Flags |= (VfioDeviceFeatureFlags)(1u << 31)),
             new("get-and-set", "operation", Errno.EINVAL, (_, ref request) => request.Flags |= Set),
-            new("unknown-feature", "index", Errno.ENOTTY, (_, ref request) => request.Flags |= (VfioDeviceFeatureFlags)0x7FFF),
+            new("unknown-feature", "index", Errno.ENOTTY,
+                (_, ref request) => request.Flags |= (VfioDeviceFeatureFlags)0x7FFF),
             new("highest-feature", "index", Errno.ENOTTY, (_, ref request) => request.Flags |= Mask),
-            new("operation-not-offered", "operation index", Errno.EINVAL, (_, ref request) => request.Flags = Set | (VfioDeviceFeatureFlags)1),
+            new("operation-not-offered", "operation index", Errno.EINVAL,
+                (_, ref request) => request.Flags = Set | (VfioDeviceFeatureFlags)1),
             new("no-operation", "operation index", Errno.EINVAL, (_, ref request) => request.Flags &= Mask),
             new("payload-short", "argsz index", Errno.EINVAL, (_, ref request) => request.Argsz = 15));
         table.Add("null-pointer", "an argument that can not be read is EFAULT", run =>
@@ -64,7 +69,9 @@ internal static class VfioFeatureCases
         table.Add("probe-alone", "a probe of no operation asks whether the feature is there", run =>
         {
             run.Use(DeviceNeed.Migratable);
-            run.Answers(run.Device.Probe(VfioDeviceFeatureIndex.Migration, VfioDeviceFeatureFlags.None), Errno.Success, "probing");
+            run.Answers(
+                run.Device.Probe(VfioDeviceFeatureIndex.Migration, VfioDeviceFeatureFlags.None), Errno.Success,
+                "probing");
         });
         table.Add("probe-of-unknown-feature", "a probe of a feature that is not there is ENOTTY", run =>
             run.Answers(run.Device.Probe((VfioDeviceFeatureIndex)0x7FFF, Get), Errno.ENOTTY, "probing"));
@@ -87,14 +94,17 @@ internal static class VfioFeatureCases
         {
             string name = offer.Index.ToString().ToLower(CultureInfo.InvariantCulture);
             foreach ((string operationName, VfioDeviceFeatureFlags operation) in
-                (ReadOnlySpan<(string, VfioDeviceFeatureFlags)>)[("get", Get), ("set", Set), ("get-and-set", Get | Set)])
+                (ReadOnlySpan<(string, VfioDeviceFeatureFlags)>)[("get", Get), ("set", Set), ("get-and-set",
+                    Get | Set)])
             {
                 bool offered = (operation & ~offer.Operations) == 0;
-                table.Add($"{name}.probe-{operationName}", $"a probe tells whether {offer.Index} can be asked for {operationName}", run =>
+                table.Add($"{name}.probe-{operationName}",
+                    $"a probe tells whether {offer.Index} can be asked for {operationName}", run =>
                 {
                     run.Use(offer.Present);
                     run.Answers(
-                        run.Device.Probe(offer.Index, operation), offered ? Errno.Success : Errno.EINVAL, $"probing {offer.Index}");
+                        run.Device.Probe(offer.Index, operation), offered ? Errno.Success : Errno.EINVAL,
+                        $"probing {offer.Index}");
                 });
             }
 
@@ -113,7 +123,8 @@ internal static class VfioFeatureCases
             });
         }
 
-        table.Add("migprecopyinfov2.absent", "kernel behaviour: without PRE_COPY even a probe of this feature is EINVAL", run =>
+        table.Add("migprecopyinfov2.absent",
+            "kernel behaviour: without PRE_COPY even a probe of this feature is EINVAL", run =>
         {
             run.Use(DeviceNeed.NotPreCopying);
             run.Answers(run.Device.Probe(VfioDeviceFeatureIndex.MigPrecopyInfoV2, Set), Errno.EINVAL, "probing");
@@ -128,7 +139,8 @@ internal static class VfioFeatureCases
             var migration = default(VfioDeviceFeatureMigration);
             run.Answers(run.Kernel.Feature(run.Device.File, Get, ref migration).Errno, Errno.Success, "the call");
             run.Holds((migration.Flags & VfioMigrationFlags.StopCopy) != 0, "the flag STOP_COPY");
-            const VfioMigrationFlags Known = VfioMigrationFlags.StopCopy | VfioMigrationFlags.P2P | VfioMigrationFlags.PreCopy;
+            const VfioMigrationFlags Known =
+                VfioMigrationFlags.StopCopy | VfioMigrationFlags.P2P | VfioMigrationFlags.PreCopy;
             run.Equal(VfioMigrationFlags.None, migration.Flags & ~Known, "flags that the header does not have");
         });
         table.Add("migdatasize.running", "the size of the state is told while the device runs", run =>
@@ -151,7 +163,8 @@ internal static class VfioFeatureCases
         table.Add("enter-twice", "entering low power twice is EINVAL", run =>
         {
             RequireLowPower(run);
-            run.Answers(run.Device.Feature(VfioDeviceFeatureIndex.LowPowerEntry, Set, 0), Errno.EINVAL, "entering again");
+            run.Answers(
+                run.Device.Feature(VfioDeviceFeatureIndex.LowPowerEntry, Set, 0), Errno.EINVAL, "entering again");
             run.Answers(run.Device.Feature(VfioDeviceFeatureIndex.LowPowerExit, Set, 0), Errno.Success, "leaving");
         });
         (string Name, int Fd, Errno Errno)[] wakeups =
@@ -176,7 +189,8 @@ internal static class VfioFeatureCases
     }
 
     private static void RequireLowPower(CaseRun run) =>
-        run.Answers(run.Device.Feature(VfioDeviceFeatureIndex.LowPowerEntry, Set, 0), Errno.Success, "entering low power");
+        run.Answers(
+            run.Device.Feature(VfioDeviceFeatureIndex.LowPowerEntry, Set, 0), Errno.Success, "entering low power");
 
     /// <param name="Operations">What can be asked of it.</param>
     /// <param name="Absent">Devices that answer ENOTTY, or null.</param>

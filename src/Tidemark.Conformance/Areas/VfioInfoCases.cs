@@ -45,7 +45,8 @@ internal static class VfioInfoCases
             run.Answers(run.Device.Reset(), resets ? Errno.Success : Errno.EINVAL, "VFIO_DEVICE_RESET");
         });
         table.Add("unknown-request", "an unknown request on a bound PCI device is ENOTTY", run =>
-            run.Answers(run.Kernel.Ioctl(run.Device.File.Number, 0x3BEE, new byte[8]).Errno, Errno.ENOTTY, "request 0x3bee"));
+            run.Answers(
+                run.Kernel.Ioctl(run.Device.File.Number, 0x3BEE, new byte[8]).Errno, Errno.ENOTTY, "request 0x3bee"));
         table.Add("null-pointer", "an argument that can not be read is EFAULT", run =>
             run.Answers(
                 run.Kernel.IoctlValue(run.Device.File.Number, VfioRequests.DeviceGetInfo.Value, 0).Errno, Errno.EFAULT,
@@ -66,7 +67,8 @@ internal static class VfioInfoCases
             string name = ((VfioPciRegionIndex)region).ToString();
             string dashed = name.ToLower(CultureInfo.InvariantCulture);
             table.Add($"{dashed}.offset", $"kernel behaviour: {name} lies at its index shifted left by 40", run =>
-                run.Equal((ulong)region << IndexShift, run.Device.Region((VfioPciRegionIndex)region).Offset, "the offset"));
+                run.Equal((ulong)region << IndexShift, run.Device.Region((VfioPciRegionIndex)region).Offset,
+                    "the offset"));
             table.Add($"{dashed}.flags", $"{name} has a size exactly when it can be read", run =>
             {
                 VfioRegionInfo info = run.Device.Region((VfioPciRegionIndex)region);
@@ -129,7 +131,8 @@ internal static class VfioInfoCases
         });
         table.Add("no-such-region", "reading where no region is is EINVAL", run =>
             run.Answers(
-                run.Kernel.Pread(run.Device.File.Number, new byte[4], 999ul << IndexShift).Errno, Errno.EINVAL, "pread"));
+                run.Kernel.Pread(run.Device.File.Number, new byte[4], 999ul << IndexShift).Errno, Errno.EINVAL,
+                "pread"));
         table.Add("read-of-nothing", "a read of no bytes is accepted", run =>
             run.Equal(
                 0L, run.Kernel.Pread(run.Device.File.Number, [], (ulong)VfioPciRegionIndex.Config << IndexShift).Value,
@@ -170,7 +173,8 @@ internal static class VfioInfoCases
         {
             uint kind = index;
             string name = ((VfioPciIrqIndex)kind).ToString().ToUpperInvariant();
-            table.Add($"{name.ToLower(CultureInfo.InvariantCulture)}.eventfd", $"{name} is signalled through an eventfd", run =>
+            table.Add($"{name.ToLower(CultureInfo.InvariantCulture)}.eventfd",
+                $"{name} is signalled through an eventfd", run =>
                 run.Holds((Irq(run, kind).Flags & VfioIrqInfoFlags.Eventfd) != 0, "the flag EVENTFD"));
         }
 
@@ -182,7 +186,8 @@ internal static class VfioInfoCases
         table.Add("intx.count", "there is one INTx or none", run =>
             run.Holds(Irq(run, (uint)VfioPciIrqIndex.Intx).Count <= 1, "one or none"));
         table.Add("msi.noresize", "MSI vectors can not be added one by one", run =>
-            run.Holds((Irq(run, (uint)VfioPciIrqIndex.Msi).Flags & VfioIrqInfoFlags.Noresize) != 0, "the flag NORESIZE"));
+            run.Holds((Irq(run, (uint)VfioPciIrqIndex.Msi).Flags & VfioIrqInfoFlags.Noresize) != 0,
+                "the flag NORESIZE"));
         table.Add("req.count", "there is one request to let the device go", run =>
             run.Equal(1u, Irq(run, (uint)VfioPciIrqIndex.Req).Count, "the count"));
     }

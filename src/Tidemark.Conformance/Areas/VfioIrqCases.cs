@@ -27,7 +27,8 @@ internal static class VfioIrqCases
             new("two-data-types", "flags", Errno.EINVAL, (_, ref request) => request.Flags |= VfioIrqSetFlags.DataBool),
             new("no-action", "flags", Errno.EINVAL, (_, ref request) => request.Flags = VfioIrqSetFlags.DataEventfd),
             new("two-actions", "flags", Errno.EINVAL, (_, ref request) => request.Flags |= VfioIrqSetFlags.ActionMask),
-            new("start-beyond", "range", Errno.EINVAL, (run, ref request) => request.Start = run.Device.Profile.MsixVectors),
+            new("start-beyond", "range", Errno.EINVAL,
+                (run, ref request) => request.Start = run.Device.Profile.MsixVectors),
             new("count-beyond", "range", Errno.EINVAL, (run, ref request) =>
             {
                 request.Count = run.Device.Profile.MsixVectors + 1;
@@ -130,14 +131,16 @@ internal static class VfioIrqCases
         {
             Enable(run, 1);
             run.Answers(
-                Set(run, new Request(VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionUnmask)), Errno.ENOTTY, "unmasking");
+                Set(run, new Request(VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionUnmask)), Errno.ENOTTY,
+                "unmasking");
         });
         table.Add("req.set-and-trigger", "the request interrupt can be set and triggered", run =>
         {
             run.Use(DeviceNeed.Any);
             KernelFd eventfd = run.CreateEventfd();
             uint index = (uint)VfioPciIrqIndex.Req;
-            run.Answers(Set(run, new Request(Eventfd) { Index = index, Data = [eventfd.Number] }), Errno.Success, "setting");
+            run.Answers(
+                Set(run, new Request(Eventfd) { Index = index, Data = [eventfd.Number] }), Errno.Success, "setting");
             run.Answers(Set(run, new Request(None) { Index = index }), Errno.Success, "triggering");
             run.Equal(1ul, Count(run, eventfd), "the eventfd's count");
         });
@@ -145,7 +148,11 @@ internal static class VfioIrqCases
         {
             run.Use(DeviceNeed.Any);
             run.Answers(
-                Set(run, new Request(VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionMask) { Index = (uint)VfioPciIrqIndex.Req }),
+                Set(run,
+                new Request(VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionMask)
+                {
+                    Index = (uint)VfioPciIrqIndex.Req,
+                }),
                 Errno.ENOTTY, "masking");
         });
     }

@@ -147,13 +147,11 @@ internal static class VfioIrqCases
         table.Add("req.mask", "masking the request interrupt is not supported: ENOTTY", run =>
         {
             run.Use(DeviceNeed.Any);
-            run.Answers(
-                Set(run,
-                new Request(VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionMask)
-                {
-                    Index = (uint)VfioPciIrqIndex.Req,
-                }),
-                Errno.ENOTTY, "masking");
+            var request = new Request(VfioIrqSetFlags.DataNone | VfioIrqSetFlags.ActionMask)
+            {
+                Index = (uint)VfioPciIrqIndex.Req,
+            };
+            run.Answers(Set(run, request), Errno.ENOTTY, "masking");
         });
     }
 

@@ -32,6 +32,7 @@ internal static class Program
             MachineCommands.Cancel(runner),
             MachineCommands.Stop(runner),
             CheckCommand.Create(runner),
+            ConformCommand.Create(runner),
             VersionCommand.Create(runner),
         };
         options.AddTo(root);

@@ -109,4 +109,29 @@ internal sealed partial class IommufdContext
         // Only nested tables and vIOMMUs have something to invalidate, and there are none.
         return Objects.Find(command.HwptId) is Hwpt ? Errno.EINVAL : Errno.ENOENT;
     }
+
+    /// <summary>The unit's driver has no virtual IOMMUs; so no id is one, and what hangs on one is ENOENT.</summary>
+    private Errno AllocateViommu(ref IommuViommuAlloc command)
+    {
+        if (command.Flags != 0 || command.Type == IommuViommuType.Default)
+            return Errno.EOPNOTSUPP;
+        return Objects.Find<BoundDevice>(command.DevId) is null ? Errno.ENOENT : Errno.EOPNOTSUPP;
+    }
+
+    private static Errno RefuseEventQueue(ref IommuVeventqAlloc command)
+    {
+        const uint Deepest = 1 << 19;
+        if (command.Flags != 0 || command.Reserved != 0 || command.Type == IommuVeventqType.Default)
+            return Errno.EOPNOTSUPP;
+        return command.VeventqDepth is 0 or > Deepest ? Errno.EINVAL : Errno.ENOENT;
+    }
+
+    private static Errno RefuseHardwareQueue(ref IommuHwQueueAlloc command)
+    {
+        if (command.Flags != 0 || command.Type == IommuHwQueueType.Default)
+            return Errno.EOPNOTSUPP;
+        if (command.Length == 0)
+            return Errno.EINVAL;
+        return command.NestingParentIova > ulong.MaxValue - (command.Length - 1) ? Errno.EOVERFLOW : Errno.ENOENT;
+    }
 }

@@ -43,7 +43,7 @@ internal static class VtdSecondStage
     /// <summary>log2 of the bytes that one entry of a level covers.</summary>
     public static int Shift(int level) => 12 + IndexBits * level;
 
-    public static int Index(ulong iova, int level) => (int)(iova >> Shift(level)) & (EntriesPerTable - 1);
+    public static int Index(ulong iova, int level) => (int)((iova >> Shift(level)) & (EntriesPerTable - 1));
 
     /// <summary>Levels of tables for a width of IOVAs: 3 for 39 bits, 4 for 48, 5 for 57.</summary>
     public static int Levels(int addressWidth) => (addressWidth - 12) / IndexBits;

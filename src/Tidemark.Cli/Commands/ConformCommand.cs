@@ -1,0 +1,129 @@
+using System.CommandLine;
+using System.Diagnostics;
+using System.Text.Json.Nodes;
+using Tidemark.Cli.Hosting;
+using Tidemark.Cli.Output;
+using Tidemark.Conformance;
+
+namespace Tidemark.Cli.Commands;
+
+/// <summary><c>tidemark conform</c>: does this kernel keep the promises of the uAPI.</summary>
+internal static class ConformCommand
+{
+    private static readonly TimeSpan ProgressAfter = TimeSpan.FromSeconds(2);
+
+    public static Command Create(CommandRunner runner)
+    {
+        Option<string?> kernel = SharedOptions.Kernel("Which kernel to judge; without it: linux.");
+        var device = new Option<string[]>("--device")
+        {
+            Description = "A device bound to a VFIO driver that the cases may use; can be given several times. It is opened, reset and driven: nobody else may use it.",
+            HelpName = "PCI",
+        };
+        var filter = new Option<string?>("--filter")
+        {
+            Description = "Only cases whose name or area contains this.", HelpName = "TEXT",
+        };
+        Option<string?> trace = SharedOptions.Trace();
+        Option<bool> json = SharedOptions.Json();
+        var command = new Command(
+            "conform",
+            "Check, case by case, whether this kernel keeps the promises of iommufd and VFIO.\n\nUses objects of its own and the devices named with --device, and nothing else. The soft kernel without --device gets a host of its own with a device of every kind.\nExit code 0 no case failed, 1 some did, 3 the kernel has no iommufd.")
+        {
+            kernel, device, filter, trace, json,
+        };
+        runner.Attach(command, (parsed, terminal, cancellation) =>
+        {
+            using ConformHost host = ConformHost.Create(
+                parsed.GetValue(kernel), parsed.GetValue(device) ?? [], parsed.GetValue(trace));
+            string? wanted = parsed.GetValue(filter);
+            List<ConformanceCase> cases = [.. ConformanceSuite.Cases.Where(candidate => wanted is null
+                || candidate.Name.Contains(wanted, StringComparison.OrdinalIgnoreCase)
+                || candidate.Area.Contains(wanted, StringComparison.OrdinalIgnoreCase))];
+            if (cases.Count == 0)
+                throw new CommandFailure($"No case has \"{wanted}\" in its name or area.", ExitCode.Usage);
+            ConformanceContext context = ConformanceContext.Create(host.Kernel, host.Sysfs, host.Devices);
+            foreach (DeviceProfile profile in context.Devices.Where(profile => profile.Problem is not null))
+                terminal.Note($"{profile.Address} can not be used: {profile.Problem}");
+            IReadOnlyList<ConformanceResult> results = Run(context, cases, terminal, cancellation);
+            if (parsed.GetValue(json))
+                terminal.Result(ToJson(context, results).ToJsonString());
+            else
+                Show(terminal, context, results);
+            if (!context.HasIommufd)
+                return ExitCode.NotSupported;
+            return results.Any(result => result.Verdict == ConformanceVerdict.Failed) ? ExitCode.Failed : ExitCode.Done;
+        });
+        return command;
+    }
+
+    private static IReadOnlyList<ConformanceResult> Run(
+        ConformanceContext context, List<ConformanceCase> cases, Terminal terminal, CancellationToken cancellation)
+    {
+        long began = Stopwatch.GetTimestamp();
+        int number = 0;
+        IReadOnlyList<ConformanceResult> results = ConformanceSuite.Run(
+            context, cases,
+            started =>
+            {
+                number++;
+                terminal.Detail(started.Name);
+                if (Stopwatch.GetElapsedTime(began) > ProgressAfter)
+                    terminal.Progress($"{number}/{cases.Count} {started.Name}");
+            },
+            cancellation);
+        terminal.EndProgress();
+        return results;
+    }
+
+    private static void Show(Terminal terminal, ConformanceContext context, IReadOnlyList<ConformanceResult> results)
+    {
+        terminal.Result($"{"kernel",-24}{context.Kernel.Identity}");
+        foreach (ConformanceResult result in results.Where(result => result.Verdict == ConformanceVerdict.Failed))
+        {
+            terminal.Result($"{terminal.Bad("failed")} {terminal.Bold(result.Case.Name)}");
+            terminal.Result($"  {result.Reason}");
+            terminal.Result($"  {result.Case.Source}.");
+        }
+
+        terminal.Result($"{terminal.Bold($"{"area",-24}")}{"passed",8}{"failed",8}{"not applicable",16}");
+        foreach (IGrouping<string, ConformanceResult> area in results.GroupBy(result => result.Case.Area))
+        {
+            terminal.Result(
+                $"{area.Key,-24}{Count(area, ConformanceVerdict.Passed),8}{Count(area, ConformanceVerdict.Failed),8}{Count(area, ConformanceVerdict.NotApplicable),16}");
+        }
+
+        foreach (IGrouping<string, ConformanceResult> reason in results
+            .Where(result => result.Verdict == ConformanceVerdict.NotApplicable)
+            .GroupBy(result => result.Reason!).OrderByDescending(reason => reason.Count()))
+            terminal.Result($"not applicable {reason.Count(),5}: {reason.Key}");
+        int failed = Count(results, ConformanceVerdict.Failed);
+        string summary =
+            $"{Count(results, ConformanceVerdict.Passed)} passed, {failed} failed, {Count(results, ConformanceVerdict.NotApplicable)} not applicable (kernel={context.Kernel.Identity})";
+        terminal.Result(failed == 0 ? terminal.Good(summary) : terminal.Bad(summary));
+    }
+
+    private static int Count(IEnumerable<ConformanceResult> results, ConformanceVerdict verdict) =>
+        results.Count(result => result.Verdict == verdict);
+
+    private static JsonObject ToJson(ConformanceContext context, IReadOnlyList<ConformanceResult> results) => new()
+    {
+        ["kernel"] = context.Kernel.Identity.ToString(),
+        ["passed"] = Count(results, ConformanceVerdict.Passed),
+        ["failed"] = Count(results, ConformanceVerdict.Failed),
+        ["notApplicable"] = Count(results, ConformanceVerdict.NotApplicable),
+        ["cases"] = new JsonArray([.. results.Select(result => new JsonObject
+        {
+            ["name"] = result.Case.Name,
+            ["area"] = result.Case.Area,
+            ["result"] = result.Verdict switch
+            {
+                ConformanceVerdict.Passed => "passed",
+                ConformanceVerdict.Failed => "failed",
+                _ => "notApplicable",
+            },
+            ["reason"] = result.Reason,
+            ["source"] = result.Case.Source,
+        })]),
+    };
+}

@@ -1,0 +1,166 @@
+using Tidemark.Abi;
+using Tidemark.Kernel;
+using Tidemark.Vfio;
+
+namespace Tidemark.Conformance;
+
+/// <summary>What the cases may use: a kernel, and the devices that the user named. Nothing else is touched.</summary>
+public sealed class ConformanceContext
+{
+    private const string IommufdPath = "/dev/iommu";
+
+    internal ConformanceContext(IKernel kernel, Errno iommufd, IReadOnlyList<DeviceProfile> devices)
+    {
+        Kernel = kernel;
+        IommufdErrno = iommufd;
+        Devices = devices;
+    }
+
+    public IKernel Kernel { get; }
+
+    /// <summary>What opening <c>/dev/iommu</c> answered.</summary>
+    public Errno IommufdErrno { get; }
+
+    public bool HasIommufd => IommufdErrno == Errno.Success;
+
+    public IReadOnlyList<DeviceProfile> Devices { get; }
+
+    /// <summary>Looks at the kernel and at each device: opens and binds it for a moment.</summary>
+    /// <param name="devices">PCI addresses. One that can not be used has its reason in its profile.</param>
+    public static ConformanceContext Create(IKernel kernel, ISysfs sysfs, IReadOnlyList<string> devices)
+    {
+        ArgumentNullException.ThrowIfNull(kernel);
+        ArgumentNullException.ThrowIfNull(sysfs);
+        ArgumentNullException.ThrowIfNull(devices);
+        SyscallResult opened = kernel.Open(IommufdPath, OpenFlags.ReadWrite | OpenFlags.CloseOnExec);
+        if (opened.Succeeded)
+            kernel.Close((int)opened.Value);
+        var profiles = new List<DeviceProfile>();
+        foreach (string address in opened.Succeeded ? devices : [])
+            profiles.Add(DeviceProfile.Read(kernel, sysfs, address));
+        return new ConformanceContext(kernel, opened.Errno, profiles);
+    }
+
+    internal KernelFd OpenIommufd()
+    {
+        SyscallResult opened = Kernel.Open(IommufdPath, OpenFlags.ReadWrite | OpenFlags.CloseOnExec);
+        return opened.Succeeded
+            ? new KernelFd(Kernel, (int)opened.Value)
+            : throw new CaseEnded(
+                ConformanceVerdict.NotApplicable,
+                $"This kernel has no usable iommufd: opening {IommufdPath} answered {opened.Errno}.");
+    }
+}
+
+/// <summary>What a device can do, as far as cases need to know.</summary>
+/// <param name="Node">Its VFIO device node; empty when there is a problem.</param>
+/// <param name="Problem">Why it can not be used, or null.</param>
+public sealed record DeviceProfile(string Address, string Node, string? Problem)
+{
+    private const string NvmeClass = "0x010802";
+
+    /// <summary>Its IOMMU offers dirty tracking.</summary>
+    public bool IommuTracks { get; private init; }
+
+    /// <summary>Its migration abilities; None: no migration.</summary>
+    public VfioMigrationFlags Migration { get; private init; }
+
+    /// <summary>It can log its own DMA.</summary>
+    public bool LogsDma { get; private init; }
+
+    /// <summary>MSI-X vectors.</summary>
+    public uint MsixVectors { get; private init; }
+
+    /// <summary>It is an NVMe controller, which the cases know how to let write into memory.</summary>
+    public bool CanWrite { get; private init; }
+
+    /// <summary>Vendor as discovery tells it, or null.</summary>
+    public string? Vendor { get; private init; }
+
+    internal static DeviceProfile Read(IKernel kernel, ISysfs sysfs, string address)
+    {
+        string node;
+        string folder;
+        try
+        {
+            folder = VfioDiscovery.GetPciFolder(address);
+            node = VfioDiscovery.FindDeviceNode(sysfs, folder, address);
+        }
+        catch (Exception failure) when (failure is KernelException or ArgumentException)
+        {
+            // The cases that would use it say so.
+            return new DeviceProfile(address, "", failure.Message);
+        }
+
+        var profile = new DeviceProfile(address, node, null);
+        var context = new ConformanceContext(kernel, Errno.Success, [profile]);
+        using var run = new CaseRun(context);
+        try
+        {
+            run.Use(DeviceNeed.Any);
+            IommuHwInfo info = IommuHwInfo.Create(run.Device.Id);
+            bool hasInfo = kernel.Ioctl(run.Iommufd, ref info).Succeeded;
+            var irq = VfioIrqInfo.Create((uint)VfioPciIrqIndex.Msix);
+            bool hasIrq = kernel.Ioctl(run.Device.File, ref irq).Succeeded;
+            var migration = default(VfioDeviceFeatureMigration);
+            kernel.Feature(run.Device.File, VfioDeviceFeatureFlags.Get, ref migration);
+            sysfs.TryReadText($"{folder}/class", out string? deviceClass);
+            sysfs.TryReadText($"{folder}/vendor", out string? vendor);
+            return profile with
+            {
+                IommuTracks = hasInfo && (info.OutCapabilities & IommuHwCapabilities.DirtyTracking) != 0,
+                Migration = migration.Flags,
+                LogsDma = run.Device.Probe(VfioDeviceFeatureIndex.DmaLoggingStart, VfioDeviceFeatureFlags.Set)
+                    == Errno.Success,
+                MsixVectors = hasIrq ? irq.Count : 0,
+                CanWrite = deviceClass == NvmeClass,
+                Vendor = vendor,
+            };
+        }
+        catch (CaseEnded ended)
+        {
+            return profile with { Problem = ended.Message };
+        }
+    }
+}
+
+/// <summary>What a case demands of a device.</summary>
+/// <param name="Text">As in "needs a device ...".</param>
+internal sealed record DeviceNeed(string Text, Func<DeviceProfile, bool> IsMetBy)
+{
+    public static DeviceNeed Any { get; } = new("bound to a VFIO driver", _ => true);
+
+    public static DeviceNeed Tracking { get; } = new("whose IOMMU tracks dirty pages", device => device.IommuTracks);
+
+    public static DeviceNeed NotTracking { get; } =
+        new("whose IOMMU does not track dirty pages", device => !device.IommuTracks);
+
+    public static DeviceNeed TrackedWriter { get; } = new(
+        "(an NVMe controller) whose IOMMU tracks dirty pages", device => device.IommuTracks && device.CanWrite);
+
+    public static DeviceNeed Writer { get; } = new("that is an NVMe controller", device => device.CanWrite);
+
+    public static DeviceNeed Msix { get; } = new("with MSI-X", device => device.MsixVectors > 0);
+
+    public static DeviceNeed Migratable { get; } =
+        new("with migration states", device => device.Migration != VfioMigrationFlags.None);
+
+    public static DeviceNeed NotMigratable { get; } =
+        new("without migration states", device => device.Migration == VfioMigrationFlags.None);
+
+    public static DeviceNeed PreCopying { get; } =
+        new("with PRE_COPY", device => device.Migration.HasFlag(VfioMigrationFlags.PreCopy));
+
+    public static DeviceNeed NotPreCopying { get; } =
+        new("without PRE_COPY", device => !device.Migration.HasFlag(VfioMigrationFlags.PreCopy));
+
+    public static DeviceNeed Logging { get; } = new("that logs its DMA", device => device.LogsDma);
+
+    public static DeviceNeed LoggingWriter { get; } =
+        new("(an NVMe controller) that logs its DMA", device => device.LogsDma && device.CanWrite);
+
+    public static DeviceNeed NotLogging { get; } = new("that does not log its DMA", device => !device.LogsDma);
+
+    public static DeviceNeed States(VfioMigrationFlags flags) =>
+        new($"whose migration abilities are exactly {flags}", device => device.Migration == flags);
+}

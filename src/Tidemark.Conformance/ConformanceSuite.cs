@@ -1,0 +1,87 @@
+using Tidemark.Conformance.Areas;
+using Tidemark.Kernel;
+
+namespace Tidemark.Conformance;
+
+/// <summary>All cases, and running them.</summary>
+public static class ConformanceSuite
+{
+    /// <summary>Every case there is, in the order of the areas.</summary>
+    public static IReadOnlyList<ConformanceCase> Cases { get; } = Collect();
+
+    /// <summary>
+    /// Runs cases one after the other. A case that meets something unforeseen has failed with that as its reason; the
+    /// next one runs all the same.
+    /// </summary>
+    /// <param name="started">Called before each case.</param>
+    /// <exception cref="OperationCanceledException">Cancelled between two cases.</exception>
+    public static IReadOnlyList<ConformanceResult> Run(
+        ConformanceContext context, IEnumerable<ConformanceCase> cases, Action<ConformanceCase>? started = null,
+        CancellationToken cancellation = default)
+    {
+        ArgumentNullException.ThrowIfNull(context);
+        ArgumentNullException.ThrowIfNull(cases);
+        var results = new List<ConformanceResult>();
+        foreach (ConformanceCase current in cases)
+        {
+            cancellation.ThrowIfCancellationRequested();
+            started?.Invoke(current);
+            results.Add(RunOne(context, current));
+        }
+
+        return results;
+    }
+
+    private static ConformanceResult RunOne(ConformanceContext context, ConformanceCase current)
+    {
+        try
+        {
+            using var run = new CaseRun(context);
+            current.Body(run);
+            run.Holds(run.Checks != 0, "the case to check something");
+            return new ConformanceResult(current, ConformanceVerdict.Passed, null);
+        }
+        catch (CaseEnded ended)
+        {
+            return new ConformanceResult(current, ended.Verdict, ended.Message);
+        }
+        catch (KernelException failure)
+        {
+            // A step that had to succeed was refused.
+            return new ConformanceResult(current, ConformanceVerdict.Failed, failure.Message);
+        }
+        catch (Exception failure) when (failure is not OutOfMemoryException)
+        {
+            // An answer that makes no sense must not end the other cases.
+            return new ConformanceResult(
+                current, ConformanceVerdict.Failed,
+                $"The case broke off ({failure.GetType().Name}): {failure.Message}");
+        }
+    }
+
+    private static List<ConformanceCase> Collect()
+    {
+        var cases = new List<ConformanceCase>();
+        DispatchCases.AddTo(cases);
+        IoasCases.AddTo(cases);
+        IoasMapCases.AddTo(cases);
+        AutomaticIovaCases.AddTo(cases);
+        IoasCopyCases.AddTo(cases);
+        IoasUnmapCases.AddTo(cases);
+        OptionCases.AddTo(cases);
+        DestroyCases.AddTo(cases);
+        HwptCases.AddTo(cases);
+        HwInfoCases.AddTo(cases);
+        DirtyTrackingCases.AddTo(cases);
+        DirtyBitmapCases.AddTo(cases);
+        AttachCases.AddTo(cases);
+        VfioBindCases.AddTo(cases);
+        VfioInfoCases.AddTo(cases);
+        VfioIrqCases.AddTo(cases);
+        VfioFeatureCases.AddTo(cases);
+        MigrationStateCases.AddTo(cases);
+        MigrationStreamCases.AddTo(cases);
+        DmaLoggingCases.AddTo(cases);
+        return cases;
+    }
+}

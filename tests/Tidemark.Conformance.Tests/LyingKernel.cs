@@ -1,0 +1,59 @@
+using Tidemark.Kernel;
+
+namespace Tidemark.Conformance.Tests;
+
+/// <summary>
+/// A kernel that does what it is asked and then tells something else. <paramref name="lie"/> gets the request, the
+/// argument as it came, the argument to answer with, and the true answer.
+/// </summary>
+internal sealed class LyingKernel(IKernel inner, LyingKernel.Lie lie) : IKernel
+{
+    public delegate SyscallResult Lie(uint request, ReadOnlySpan<byte> given, Span<byte> argument, SyscallResult truth);
+
+    public KernelIdentity Identity => inner.Identity;
+
+    public SyscallResult Open(string path, OpenFlags flags) => inner.Open(path, flags);
+
+    public SyscallResult Close(int fd) => inner.Close(fd);
+
+    public SyscallResult Dup(int fd) => inner.Dup(fd);
+
+    public SyscallResult Ioctl(int fd, uint request, Span<byte> argument)
+    {
+        byte[] given = argument.ToArray();
+        SyscallResult truth = inner.Ioctl(fd, request, argument);
+        return lie(request, given, argument, truth);
+    }
+
+    public SyscallResult IoctlValue(int fd, uint request, ulong argument) =>
+        lie(request, [], [], inner.IoctlValue(fd, request, argument));
+
+    public SyscallResult Read(int fd, Span<byte> buffer) => inner.Read(fd, buffer);
+
+    public SyscallResult Write(int fd, ReadOnlySpan<byte> buffer) => inner.Write(fd, buffer);
+
+    public SyscallResult Pread(int fd, Span<byte> buffer, ulong offset) => inner.Pread(fd, buffer, offset);
+
+    public SyscallResult Pwrite(int fd, ReadOnlySpan<byte> buffer, ulong offset) => inner.Pwrite(fd, buffer, offset);
+
+    public SyscallResult Mmap(ulong byteLength, MemoryProtection protection, MapFlags flags, int fd, ulong offset) =>
+        inner.Mmap(byteLength, protection, flags, fd, offset);
+
+    public SyscallResult Munmap(ulong address, ulong byteLength) => inner.Munmap(address, byteLength);
+
+    public SyscallResult Madvise(ulong address, ulong byteLength, MemoryAdvice advice) =>
+        inner.Madvise(address, byteLength, advice);
+
+    public SyscallResult Poll(Span<PollDescriptor> descriptors, int timeoutMilliseconds) =>
+        inner.Poll(descriptors, timeoutMilliseconds);
+
+    public SyscallResult Eventfd(uint initialValue, EventfdFlags flags) => inner.Eventfd(initialValue, flags);
+
+    public SyscallResult MemfdCreate(string name, MemfdFlags flags) => inner.MemfdCreate(name, flags);
+
+    public SyscallResult Ftruncate(int fd, ulong byteLength) => inner.Ftruncate(fd, byteLength);
+
+    public SyscallResult Fsync(int fd) => inner.Fsync(fd);
+
+    public SyscallResult Userfaultfd(uint flags) => inner.Userfaultfd(flags);
+}

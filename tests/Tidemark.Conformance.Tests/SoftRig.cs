@@ -1,0 +1,44 @@
+using Tidemark.Kernel.Linux;
+using Tidemark.Kernel.Soft;
+
+namespace Tidemark.Conformance.Tests;
+
+/// <summary>A soft host with a device of every kind the cases ask for.</summary>
+internal sealed class SoftRig : IDisposable
+{
+    private const ulong DiskLength = 1 << 16;
+
+    private readonly string _disk = Path.GetTempFileName();
+
+    public SoftRig(SoftKernelFaults faults = SoftKernelFaults.None)
+    {
+        File.WriteAllBytes(_disk, new byte[DiskLength]);
+        Soft = new SoftKernel(new LinuxKernel(), new SoftHost(
+            [new SoftIommuUnit("tracking"), new SoftIommuUnit("plain") { DirtyTracking = false }],
+            [
+                Nvme(1, "tracking", p2p: false, preCopy: false),
+                Nvme(2, "tracking", p2p: true, preCopy: false),
+                Nvme(3, "tracking", p2p: false, preCopy: true) with { DmaLogging = true },
+                Nvme(4, "plain", p2p: true, preCopy: true) with { DmaLogging = true },
+                Nvme(5, "plain", p2p: false, preCopy: false) with { Migration = false },
+            ]), faults);
+        Baseline = Soft.CountOpen();
+    }
+
+    public SoftKernel Soft { get; }
+
+    public SoftKernelUsage Baseline { get; }
+
+    public static IReadOnlyList<string> Addresses { get; } = [.. Enumerable.Range(1, 5).Select(Address)];
+
+    public void Dispose()
+    {
+        Soft.Dispose();
+        File.Delete(_disk);
+    }
+
+    private static string Address(int number) => $"0000:{number:x2}:00.0";
+
+    private SoftNvme Nvme(int number, string unit, bool p2p, bool preCopy) =>
+        new(Address(number), unit, new SoftDisk(_disk, DiskLength)) { P2P = p2p, PreCopy = preCopy };
+}

@@ -108,7 +108,7 @@ internal sealed partial class DestinationRun
         if (totalBytes != bytes)
             throw reader.Bad($"it counts {totalBytes} bytes of state where {bytes} have come");
         _parts[index] = (bytes, frames, true);
-        Do(_machine.Parts[index], "complete its state", part => part.EndLoad());
+        PartStep.Do(_machine.Parts[index], "complete its state", part => part.EndLoad());
     }
 
     private void EndState(PayloadReader reader)

@@ -17,7 +17,7 @@ internal sealed partial class DestinationRun : IDisposable
     private readonly IDestinationMachine _machine;
     private readonly IAcceptor _acceptor;
     private readonly DestinationOptions _options;
-    private readonly IMigrationObserver _observer;
+    private readonly GuardedObserver _observer;
     private readonly TimeProvider _time;
     private readonly CancellationToken _cancel;
     private readonly List<PageReceiver> _receivers = [];
@@ -40,7 +40,7 @@ internal sealed partial class DestinationRun : IDisposable
         _machine = machine;
         _acceptor = acceptor;
         _options = options;
-        _observer = observer;
+        _observer = new GuardedObserver(observer);
         _time = time;
         _cancel = cancel;
     }
@@ -221,7 +221,7 @@ internal sealed partial class DestinationRun : IDisposable
 
         foreach (IMigratable part in _machine.Parts)
         {
-            Do(part, "prepare to take state", migratable => migratable.BeginLoad());
+            PartStep.Do(part, "prepare to take state", migratable => migratable.BeginLoad());
             _parts.Add(default);
         }
 
@@ -329,29 +329,7 @@ internal sealed partial class DestinationRun : IDisposable
 
     private void Decided(string text) => Emit(new MigrationEvent.Decided(text));
 
-    private void Emit(MigrationEvent migrationEvent)
-    {
-        try
-        {
-            _observer.OnEvent(migrationEvent);
-        }
-        catch (Exception)
-        {
-            // Somebody who only watches can not be allowed to stop a migration; nothing of it is affected.
-        }
-    }
-
-    private static void Do(IMigratable part, string step, Action<IMigratable> action)
-    {
-        try
-        {
-            action(part);
-        }
-        catch (Exception failure)
-        {
-            throw new MigrationFailedException($"The part {part.Name} could not {step}: {failure.Message}", inner: failure);
-        }
-    }
+    private void Emit(MigrationEvent migrationEvent) => _observer.OnEvent(migrationEvent);
 
     /// <summary>This machine can not be taken here; the source has been told.</summary>
     private sealed class RefusedException(string message) : Exception(message);

@@ -163,7 +163,7 @@ internal sealed partial class SourceRun
     private static StateEstimate Estimate(PartStream part)
     {
         StateEstimate estimate = default;
-        Do(part.Part, "say how much state it has", migratable => estimate = migratable.Estimate());
+        PartStep.Do(part.Part, "say how much state it has", migratable => estimate = migratable.Estimate());
         return estimate;
     }
 

@@ -64,9 +64,9 @@ internal sealed partial class SourceRun
 
         _downtime.Mark("stop workload");
         foreach (IMigratable part in _machine.Parts)
-            Do(part, "stop talking to its peers", migratable => migratable.EnterP2P());
+            PartStep.Do(part, "stop talking to its peers", migratable => migratable.EnterP2P());
         foreach (IMigratable part in _machine.Parts)
-            Do(part, "stop", migratable => migratable.Stop());
+            PartStep.Do(part, "stop", migratable => migratable.Stop());
         _downtime.Mark("stop devices");
         _cancel.ThrowIfCancellationRequested();
     }
@@ -102,7 +102,7 @@ internal sealed partial class SourceRun
         if ((_options.Faults & MigrationFaults.ResumeBeforeCommit) != 0)
         {
             foreach (IMigratable part in _machine.Parts)
-                Do(part, "run again", migratable => migratable.Recover());
+                PartStep.Do(part, "run again", migratable => migratable.Recover());
             _machine.ResumeWorkload();
             _cancel.WaitHandle.WaitOne(20);
         }

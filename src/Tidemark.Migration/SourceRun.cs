@@ -17,7 +17,7 @@ internal sealed partial class SourceRun : IDisposable
     private readonly ISourceMachine _machine;
     private readonly IConnector _connector;
     private readonly MigrationOptions _options;
-    private readonly IMigrationObserver _observer;
+    private readonly GuardedObserver _observer;
     private readonly TimeProvider _time;
     private readonly CancellationToken _cancel;
     private readonly CancellationTokenRegistration _onCancel;
@@ -45,7 +45,7 @@ internal sealed partial class SourceRun : IDisposable
         _machine = machine;
         _connector = connector;
         _options = options;
-        _observer = observer;
+        _observer = new GuardedObserver(observer);
         _time = time;
         _cancel = cancel;
         _downtime = new DowntimeClock(time);
@@ -185,7 +185,7 @@ internal sealed partial class SourceRun : IDisposable
         var buffer = new byte[PartStream.BufferBytes];
         for (int index = 0; index < _machine.Parts.Count; index++)
         {
-            Do(_machine.Parts[index], "begin to save", part => part.BeginSave());
+            PartStep.Do(_machine.Parts[index], "begin to save", part => part.BeginSave());
             _parts.Add(new PartStream(_machine.Parts[index], index, Link.Writer, buffer));
         }
     }
@@ -325,28 +325,5 @@ internal sealed partial class SourceRun : IDisposable
 
     private void Decided(string text) => Emit(new MigrationEvent.Decided(text));
 
-    private void Emit(MigrationEvent migrationEvent)
-    {
-        try
-        {
-            _observer.OnEvent(migrationEvent);
-        }
-        catch (Exception)
-        {
-            // Somebody who only watches can not be allowed to stop a machine; nothing of the migration is affected.
-        }
-    }
-
-    /// <summary>One step of one part; a failure names both.</summary>
-    private static void Do(IMigratable part, string step, Action<IMigratable> action)
-    {
-        try
-        {
-            action(part);
-        }
-        catch (Exception failure)
-        {
-            throw new MigrationFailedException($"The part {part.Name} could not {step}: {failure.Message}", inner: failure);
-        }
-    }
+    private void Emit(MigrationEvent migrationEvent) => _observer.OnEvent(migrationEvent);
 }

@@ -1,7 +1,7 @@
 using System.Diagnostics.CodeAnalysis;
 using Tidemark.Kernel;
 
-namespace Tidemark.Vfio.Tests;
+namespace Tidemark.Tests;
 
 /// <summary>A few files and links.</summary>
 internal sealed class FakeSysfs : ISysfs

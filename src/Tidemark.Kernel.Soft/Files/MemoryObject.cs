@@ -79,6 +79,14 @@ internal sealed class MemoryObject
         }
     }
 
+    /// <summary>Reads the file; false: part of it is beyond the end.</summary>
+    public bool TryRead(ulong offset, Span<byte> into) =>
+        Holds(offset + ((ulong)into.Length - 1)) && _host.Pread(HostFd, into, offset).Value == into.Length;
+
+    /// <summary>Writes the file; false: part of it is beyond the end, and nothing is written.</summary>
+    public bool TryWrite(ulong offset, ReadOnlySpan<byte> from) =>
+        Holds(offset + ((ulong)from.Length - 1)) && _host.Pwrite(HostFd, from, offset).Value == from.Length;
+
     public SyscallResult Truncate(int fd, ulong byteLength)
     {
         lock (_gate)

@@ -19,6 +19,7 @@ internal sealed class Ioas(IommufdContext context) : IommuObject
     private readonly List<IoasArea> _areas = [];
     private readonly List<ReservedIovas> _reserved = [];
     private readonly List<Hwpt> _tables = [];
+    private readonly List<IoasAccess> _accesses = [];
     private List<(ulong First, ulong Last)> _allowed = [];
 
     public IReadOnlyList<IoasArea> Areas => _areas;
@@ -29,7 +30,11 @@ internal sealed class Ioas(IommufdContext context) : IommuObject
     public bool LargeLeaves { get; private set; } = true;
 
     /// <summary>Bytes that addresses and lengths are multiples of: 1 until something needs pages.</summary>
-    public ulong Alignment => LargeLeaves && _tables.Count == 0 ? 1UL : GuestPage.Size;
+    public ulong Alignment => Math.Max(AlignmentOfTables, AlignmentOfAccesses);
+
+    private ulong AlignmentOfTables => LargeLeaves && _tables.Count == 0 ? 1UL : GuestPage.Size;
+
+    private ulong AlignmentOfAccesses => _accesses.Count == 0 ? 1UL : _accesses.Max(access => access.Alignment);
 
     public override void Destroy()
     {
@@ -154,12 +159,12 @@ internal sealed class Ioas(IommufdContext context) : IommuObject
         for (; to < _areas.Count && _areas[to].First <= last; to++)
         {
             IoasArea area = _areas[to];
-            if (area.First < first || area.Last > last)
-            {
-                errno = Errno.ENOENT;
+            // ORDER: a lock is seen before a cut, and both before anybody is told to let go.
+            errno = area.Locks != 0 ? Errno.EBUSY
+                : area.First < first || area.Last > last ? Errno.ENOENT
+                : LetGo(area) ? Errno.Success : Errno.EDEADLK;
+            if (errno != Errno.Success)
                 break;
-            }
-
             unmapped = unchecked(unmapped + (area.Last - area.First + 1));
         }
 
@@ -169,12 +174,34 @@ internal sealed class Ioas(IommufdContext context) : IommuObject
         return errno;
     }
 
-    public void UnmapAll(out ulong unmapped)
+    /// <summary>As <see cref="TryUnmap"/>, but nothing to unmap is no error.</summary>
+    public Errno TryUnmapAll(out ulong unmapped)
     {
         unmapped = 0;
-        foreach (IoasArea area in _areas)
-            unmapped = unchecked(unmapped + (area.Last - area.First + 1));
-        Remove(0, _areas.Count);
+        return _areas.Count == 0 ? Errno.Success : TryUnmap(0, ulong.MaxValue, out unmapped);
+    }
+
+    /// <summary>The mapping at an address, or null.</summary>
+    public IoasArea? FindArea(ulong iova)
+    {
+        int index = FirstEndingAtOrAbove(iova);
+        return index < _areas.Count && _areas[index].First <= iova ? _areas[index] : null;
+    }
+
+    /// <summary>An access begins to use the space. EADDRINUSE: a mapping is not aligned for it.</summary>
+    public Errno TryAddAccess(IoasAccess access)
+    {
+        if (access.Alignment > Alignment && !AreasAreAligned(access.Alignment))
+            return Errno.EADDRINUSE;
+        _accesses.Add(access);
+        Users++;
+        return Errno.Success;
+    }
+
+    public void RemoveAccess(IoasAccess access)
+    {
+        _accesses.Remove(access);
+        Users--;
     }
 
     /// <summary>
@@ -225,6 +252,21 @@ internal sealed class Ioas(IommufdContext context) : IommuObject
         while (runLast < last && ++index < _areas.Count && _areas[index].First == runLast + 1)
             runLast = _areas[index].Last;
         runLast = Math.Min(runLast, last);
+        return true;
+    }
+
+    /// <summary>Tells the accesses to let go of a mapping that is about to be unmapped; false: one does not.</summary>
+    private bool LetGo(IoasArea area)
+    {
+        for (int reminder = 0; area.Accesses != 0; reminder++)
+        {
+            if (reminder > IoasAccess.Reminders)
+                return false;
+            area.PreventAccess = true;
+            foreach (IoasAccess access in _accesses.ToArray())
+                access.Owner?.OnUnmap(area.First, area.Last);
+        }
+
         return true;
     }
 

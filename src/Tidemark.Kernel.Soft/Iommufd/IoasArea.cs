@@ -19,6 +19,14 @@ internal sealed class IoasArea(ulong first, ulong last, PageSet pages, ulong fir
     /// <summary>Present exactly while the IOAS has a page table.</summary>
     public PinnedPages? Pins { get; private set; }
 
+    /// <summary>Pins by accesses; and those of them that forbid unmapping.</summary>
+    public int Accesses { get; set; }
+
+    public int Locks { get; set; }
+
+    /// <summary>Being unmapped: accesses are told to let go, and get nothing more of it.</summary>
+    public bool PreventAccess { get; set; }
+
     /// <summary>The address in the page set's own terms: a user address, or an offset in the file.</summary>
     public ulong SourceAddress => Pages.Start + FirstByte;
 

@@ -137,7 +137,9 @@ internal sealed partial class IommufdContext
         ulong unmapped;
         if (command.Iova == 0 && command.Length == ulong.MaxValue)
         {
-            ioas.UnmapAll(out unmapped);
+            Errno errno = ioas.TryUnmapAll(out unmapped);
+            if (errno != Errno.Success)
+                return errno;
         }
         else
         {

@@ -55,6 +55,20 @@ internal sealed partial class IommufdContext : IIommuBinder
         }
     }
 
+    public Errno BindAccess(IIoasAccessOwner owner, bool pinsPages, out IoasAccess? access)
+    {
+        access = null;
+        lock (Gate)
+        {
+            if (_references == 0)
+                return Errno.EBADF;
+            _references++;
+            access = new IoasAccess(this, owner, pinsPages);
+            Objects.Add(access);
+            return Errno.Success;
+        }
+    }
+
     /// <summary>One reference less; the last one destroys the objects, leaves first.</summary>
     public void Drop()
     {

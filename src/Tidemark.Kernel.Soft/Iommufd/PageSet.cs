@@ -82,6 +82,26 @@ internal sealed class PageSet
             extent.Object.Unpin(extent.ByteLength);
     }
 
+    /// <summary>Reads without a lasting pin. EFAULT, or EINVAL for what is beyond a file.</summary>
+    public Errno TryRead(ulong firstByte, Span<byte> into)
+    {
+        ulong at = unchecked(Start + firstByte);
+        if (!IsFile)
+            return _user.TryCopyIn(at, into) ? Errno.Success : Errno.EFAULT;
+        return _file is not null && _file.TryRead(at, into) ? Errno.Success : Errno.EINVAL;
+    }
+
+    /// <summary>Writes without a lasting pin. EPERM: not writable; otherwise as <see cref="TryRead"/>.</summary>
+    public Errno TryWrite(ulong firstByte, ReadOnlySpan<byte> from)
+    {
+        if (!Writable)
+            return Errno.EPERM;
+        ulong at = unchecked(Start + firstByte);
+        if (!IsFile)
+            return _user.TryCopyOut(at, from) ? Errno.Success : Errno.EFAULT;
+        return _file is not null && _file.TryWrite(at, from) ? Errno.Success : Errno.EINVAL;
+    }
+
     private Errno Resolve(ulong from, ulong to, ulong firstByte, ulong byteLength, List<PinnedExtent> extents)
     {
         if (!IsFile)

@@ -38,4 +38,12 @@ internal interface IIommuBinder
     /// Makes a device object for the device behind <paramref name="port"/>. Null exactly when it fails.
     /// </summary>
     Errno Bind(IDmaPort port, out IBoundDevice? bound);
+
+    /// <summary>
+    /// Makes an access for an emulated device (mdev), unattached; <see cref="AccessDevice"/> makes a bound device of
+    /// it. EBADF: the context has ended.
+    /// </summary>
+    /// <param name="owner">Is told to let go.</param>
+    /// <param name="pinsPages">As for every emulated device; it then works in whole pages.</param>
+    Errno BindAccess(IIoasAccessOwner owner, bool pinsPages, out IoasAccess? access);
 }

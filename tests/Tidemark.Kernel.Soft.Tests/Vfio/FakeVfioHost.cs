@@ -48,6 +48,12 @@ internal sealed class FakeVfioHost : IVfioHost, IIommuBinder
         return BindAnswer;
     }
 
+    public Errno BindAccess(IIoasAccessOwner owner, bool pinsPages, out IoasAccess? access)
+    {
+        access = null;
+        return Errno.EBADF;
+    }
+
     public SyscallResult Install(SoftFile file)
     {
         if (TableFull)

@@ -1,0 +1,22 @@
+using Tidemark.Abi;
+
+namespace Tidemark.Kernel.Soft.Iommufd;
+
+/// <summary>
+/// An emulated device (mdev) bound to an iommufd: its id is that of an access, and it attaches to an IOAS, never to a
+/// page table.
+/// </summary>
+internal sealed class AccessDevice(IoasAccess access) : IBoundDevice
+{
+    public uint DeviceId => access.Id;
+
+    public IoasAccess Access => access;
+
+    /// <summary>ENOENT also for the id of a page table. The id stays as it is: there is no page table.</summary>
+    public Errno Attach(ref uint pageTableId) =>
+        access.IsAttached ? access.Replace(pageTableId) : access.Attach(pageTableId);
+
+    public void Detach() => access.Detach();
+
+    public void Unbind() => access.Close();
+}

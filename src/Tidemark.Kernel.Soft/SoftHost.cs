@@ -5,15 +5,45 @@ namespace Tidemark.Kernel.Soft;
 /// </summary>
 public sealed record SoftHost(IReadOnlyList<SoftIommuUnit> Iommus, IReadOnlyList<SoftNvme> Devices);
 
-/// <summary>An IOMMU: Intel VT-d with second-stage tables.</summary>
+/// <summary>An IOMMU of a soft host.</summary>
 /// <param name="Name">Referred to by devices; unique in the host.</param>
 public sealed record SoftIommuUnit(string Name)
 {
-    /// <summary>Whether it sets dirty bits (ECAP.SLADS) and so offers dirty tracking.</summary>
+    /// <summary>Whose IOMMU it is: page-table formats, what the driver accepts, what GET_HW_INFO tells.</summary>
+    public SoftIommuKind Kind { get; init; } = SoftIommuKind.VtdScalable;
+
+    /// <summary>
+    /// Whether it sets dirty bits and so offers dirty tracking. <see cref="SoftIommuKind.VtdLegacy"/> never does.
+    /// </summary>
     public bool DirtyTracking { get; init; } = true;
 
-    /// <summary>Width of IOVAs in bits: 39, 48 or 57.</summary>
+    /// <summary>Width of IOVAs in bits: 39, 48 or 57 for VT-d, 48 for the others.</summary>
     public int AddressWidth { get; init; } = 48;
+}
+
+/// <summary>The kinds of IOMMU.</summary>
+public enum SoftIommuKind
+{
+    /// <summary>Intel VT-d in scalable mode with second-stage tables.</summary>
+    VtdScalable,
+
+    /// <summary>Intel VT-d in legacy mode: second-stage tables, no dirty bits.</summary>
+    VtdLegacy,
+
+    /// <summary>
+    /// Intel VT-d in scalable mode with first-stage tables, which are what a page table without flags gets.
+    /// Second-stage tables as well only if it tracks dirty pages.
+    /// </summary>
+    VtdFirstStage,
+
+    /// <summary>AMD IOMMU with version 1 tables.</summary>
+    Amd,
+
+    /// <summary>Arm SMMUv3 with stage 1 tables.</summary>
+    SmmuV3,
+
+    /// <summary>What the kernel's own IOMMUFD_TEST devices sit behind: AMD tables with pages of 2 KiB.</summary>
+    TestDomain,
 }
 
 /// <summary>An NVMe controller behind VFIO, and what its driver (in the host's kernel) can do for migration.</summary>

@@ -14,10 +14,6 @@ namespace Tidemark.Kernel.Soft.Iommufd;
 /// </remarks>
 internal sealed class BoundDevice : IommuObject, IBoundDevice
 {
-    /// <summary>Where x86 takes DMA for message-signalled interrupts.</summary>
-    private const ulong InterruptFirst = 0xFEE0_0000;
-    private const ulong InterruptLast = 0xFEEF_FFFF;
-
     private readonly IommufdContext _context;
     private Hwpt? _hwpt;
     private bool _unbound;
@@ -91,13 +87,13 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
                 return errno;
         }
 
-        // ORDER: the interrupt window is reserved before the new table is filled, as in Linux.
+        // ORDER: the reserved regions are taken before the new table is filled, as in Linux.
         Errno reserved = Reserve(ioas);
         if (reserved != Errno.Success)
             return reserved;
         // FIDELITY: Linux attaches before it fills the table; here a failure to fill leaves the device where it was.
         Errno created = _context.TryCreateHwpt(
-            ioas, Port.Unit, dirtyTracking: false, automatic: true, out Hwpt? hwpt);
+            ioas, Port.Driver, IommuHwptAllocFlags.None, automatic: true, out Hwpt? hwpt);
         if (created == Errno.Success)
             MoveTo(hwpt!);
         else
@@ -112,7 +108,7 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
         Errno reserved = Reserve(hwpt.Ioas);
         if (reserved != Errno.Success)
             return reserved;
-        if (!hwpt.Suits(Port.Unit))
+        if (!hwpt.Suits(Port.Driver))
         {
             Unreserve(hwpt.Ioas);
             return Errno.EINVAL;
@@ -124,9 +120,22 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
 
     private bool IsIn(Ioas ioas) => ReferenceEquals(_hwpt?.Ioas, ioas);
 
-    /// <summary>Keeps the interrupt window of a space free for this device, which may be there already.</summary>
-    private Errno Reserve(Ioas ioas) =>
-        IsIn(ioas) ? Errno.Success : ioas.TryReserve(InterruptFirst, InterruptLast, this);
+    /// <summary>Keeps the device's reserved regions of a space free, which may be there already.</summary>
+    private Errno Reserve(Ioas ioas)
+    {
+        if (IsIn(ioas))
+            return Errno.Success;
+        foreach ((ulong first, ulong last) in Port.Driver.ReservedRegions)
+        {
+            Errno errno = ioas.TryReserve(first, last, this);
+            if (errno == Errno.Success)
+                continue;
+            ioas.Unreserve(this);
+            return errno;
+        }
+
+        return Errno.Success;
+    }
 
     /// <summary>Takes <see cref="Reserve"/> back.</summary>
     private void Unreserve(Ioas ioas)
@@ -135,7 +144,7 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
             ioas.Unreserve(this);
     }
 
-    /// <summary>From the present table, if any, to one that suits, in whose space the window is reserved.</summary>
+    /// <summary>From the present table, if any, to one that suits, in whose space the regions are reserved.</summary>
     private void MoveTo(Hwpt hwpt)
     {
         Hwpt? previous = _hwpt;

@@ -21,22 +21,25 @@ internal sealed class Hwpt : IommuObject
     private readonly List<DevicePort> _ports = [];
     private readonly List<ulong> _freed = [];
 
-    public Hwpt(SoftKernel kernel, Ioas ioas, SecondStageTable table, bool dirtyTracking, bool automatic)
+    public Hwpt(SoftKernel kernel, Ioas ioas, IoPageTable table, IommuDriver driver, bool automatic)
     {
         _faults = kernel.Faults;
         _physical = kernel.Physical;
         Ioas = ioas;
         Table = table;
-        DirtyTracking = dirtyTracking;
+        Driver = driver;
         IsAutomatic = automatic;
     }
 
     public Ioas Ioas { get; }
 
-    public SecondStageTable Table { get; }
+    public IoPageTable Table { get; }
+
+    /// <summary>Whose table it is.</summary>
+    public IommuDriver Driver { get; }
 
     /// <summary>Allocated with the flag: has dirty operations, and demands a tracking IOMMU of each device.</summary>
-    public bool DirtyTracking { get; }
+    public bool DirtyTracking => Table.Format.DirtyTracking;
 
     /// <summary>Made by attaching to an IOAS; goes with its last device.</summary>
     public bool IsAutomatic { get; }
@@ -48,8 +51,7 @@ internal sealed class Hwpt : IommuObject
     }
 
     /// <summary>Whether the IOMMU of a device can use this table.</summary>
-    public bool Suits(SoftIommuUnit unit) =>
-        (!DirtyTracking || unit.DirtyTracking) && Table.LastIova <= (1UL << unit.AddressWidth) - 1;
+    public bool Suits(IommuDriver driver) => driver.Accepts(Table.Format, Driver);
 
     public void AddPort(DevicePort port)
     {
@@ -106,17 +108,18 @@ internal sealed class Hwpt : IommuObject
         if (enable)
         {
             var nobody = new DiscardedLeaves();
+            DirtyExtent cleared = DirtyExtent.Empty;
             foreach (IoasArea area in Ioas.Areas)
-            {
-                ulong first = ulong.MaxValue, last = 0;
-                if (Table.ReadDirty(area.First, area.Last, clear: true, ref nobody, ref first, ref last))
-                    Invalidate(first, last);
-            }
+                Table.ReadDirty(area.First, area.Last, clear: true, ref nobody, ref cleared);
+            if (!cleared.IsEmpty)
+                Invalidate(cleared.First, cleared.Last);
         }
 
         if (Table.Tracking == enable)
             return;
         Table.Tracking = enable;
+        if (Table.Tracking != enable)
+            return;
         // The switch changes what a walk does, so everything cached before it goes.
         Invalidate(0, ulong.MaxValue);
     }
@@ -127,12 +130,15 @@ internal sealed class Hwpt : IommuObject
     public void ReadDirty<TVisitor>(ulong first, ulong last, bool clear, ref TVisitor visitor)
         where TVisitor : struct, IDirtyLeafVisitor, allows ref struct
     {
-        if (!Ioas.TryFindRun(first, last, out ulong runLast))
-            return;
-        ulong dirtyFirst = ulong.MaxValue, dirtyLast = 0;
-        bool found = Table.ReadDirty(first, runLast, clear, ref visitor, ref dirtyFirst, ref dirtyLast);
-        if (found && clear && (_faults & SoftKernelFaults.SkipIotlbDrain) == 0)
-            Invalidate(dirtyFirst, dirtyLast);
+        DirtyExtent cleared = DirtyExtent.Empty;
+        foreach ((ulong from, ulong to) in Ioas.ContiguousParts(first, last))
+        {
+            if (!Table.ReadDirty(from, to, clear, ref visitor, ref cleared))
+                break;
+        }
+
+        if (!cleared.IsEmpty && (_faults & SoftKernelFaults.SkipIotlbDrain) == 0)
+            Invalidate(cleared.First, cleared.Last);
     }
 
     private void Invalidate(ulong first, ulong last)

@@ -32,7 +32,9 @@ internal sealed class Ioas(IommufdContext context) : IommuObject
     /// <summary>Bytes that addresses and lengths are multiples of: 1 until something needs pages.</summary>
     public ulong Alignment => Math.Max(AlignmentOfTables, AlignmentOfAccesses);
 
-    private ulong AlignmentOfTables => LargeLeaves && _tables.Count == 0 ? 1UL : GuestPage.Size;
+    private ulong AlignmentOfTables => Math.Max(
+        LargeLeaves ? 1UL : GuestPage.Size,
+        _tables.Count == 0 ? 1UL : _tables.Max(table => table.Table.Format.SmallestPage));
 
     private ulong AlignmentOfAccesses => _accesses.Count == 0 ? 1UL : _accesses.Max(access => access.Alignment);
 
@@ -209,11 +211,18 @@ internal sealed class Ioas(IommufdContext context) : IommuObject
     /// </summary>
     public Errno TryAddTable(Hwpt table)
     {
-        if (!AreasAreAligned(GuestPage.Size))
+        if (!AreasAreAligned(table.Table.Format.SmallestPage))
             return Errno.EADDRINUSE;
-        Errno errno = TryReserve(table.Table.LastIova + 1, ulong.MaxValue, table);
+        Errno errno = table.Table.FirstIova == 0
+            ? Errno.Success : TryReserve(0, table.Table.FirstIova - 1, table);
+        if (errno == Errno.Success)
+            errno = TryReserve(table.Table.LastIova + 1, ulong.MaxValue, table);
         if (errno != Errno.Success)
+        {
+            Unreserve(table);
             return errno;
+        }
+
         _tables.Add(table);
         Users++;
         errno = PinAll();
@@ -240,19 +249,17 @@ internal sealed class Ioas(IommufdContext context) : IommuObject
             area.Unpin();
     }
 
-    /// <summary>Where the mapped run that begins at or below <paramref name="first"/> ends; false: not mapped
-    /// there.</summary>
-    public bool TryFindRun(ulong first, ulong last, out ulong runLast)
+    /// <summary>What of a range is mapped, area by area, from its start to the first hole.</summary>
+    public IEnumerable<(ulong First, ulong Last)> ContiguousParts(ulong first, ulong last)
     {
-        runLast = 0;
-        int index = FirstEndingAtOrAbove(first);
-        if (index == _areas.Count || _areas[index].First > first)
-            return false;
-        runLast = _areas[index].Last;
-        while (runLast < last && ++index < _areas.Count && _areas[index].First == runLast + 1)
-            runLast = _areas[index].Last;
-        runLast = Math.Min(runLast, last);
-        return true;
+        for (int index = FirstEndingAtOrAbove(first); index < _areas.Count && _areas[index].First <= first; index++)
+        {
+            ulong end = Math.Min(_areas[index].Last, last);
+            yield return (first, end);
+            if (end == last)
+                yield break;
+            first = end + 1;
+        }
     }
 
     /// <summary>Tells the accesses to let go of a mapping that is about to be unmapped; false: one does not.</summary>

@@ -1,4 +1,5 @@
 using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Paging;
 
 namespace Tidemark.Kernel.Soft.Iommufd;
 
@@ -30,16 +31,19 @@ internal sealed partial class IommufdContext
 
     private Errno AllocatePaging(Ioas ioas, BoundDevice device, ref IommuHwptAlloc command)
     {
-        SoftIommuUnit unit = device.Port.Unit;
+        IommuDriver driver = device.Port.Driver;
         if ((command.Flags & ~KnownHwptFlags) != 0)
             return Errno.EOPNOTSUPP;
-        bool dirtyTracking = (command.Flags & IommuHwptAllocFlags.DirtyTracking) != 0;
-        if (dirtyTracking && !unit.DirtyTracking)
+        if ((command.Flags & IommuHwptAllocFlags.DirtyTracking) != 0 && !driver.TracksDirty)
             return Errno.EOPNOTSUPP;
-        // The unit's driver: it can be no parent of nested tables, and takes no data for a paging table.
-        if ((command.Flags & IommuHwptAllocFlags.NestParent) != 0 || command.DataLen != 0)
+        const IommuHwptAllocFlags FaultAndParent = IommuHwptAllocFlags.FaultIdValid | IommuHwptAllocFlags.NestParent;
+        if ((command.Flags & FaultAndParent) == FaultAndParent)
             return Errno.EOPNOTSUPP;
-        Errno errno = TryCreateHwpt(ioas, unit, dirtyTracking, automatic: false, out Hwpt? hwpt);
+        IommuHwptAllocFlags flags = command.Flags & ~IommuHwptAllocFlags.FaultIdValid;
+        Errno errno = driver.Choose(flags, hasData: command.DataLen != 0, out PageTableFormat? format);
+        Hwpt? hwpt = null;
+        if (errno == Errno.Success)
+            errno = TryCreateHwpt(ioas, driver, format!, automatic: false, out hwpt);
         if (errno != Errno.Success)
             return errno;
         if ((command.Flags & IommuHwptAllocFlags.FaultIdValid) != 0)

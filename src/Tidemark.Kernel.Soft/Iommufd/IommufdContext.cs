@@ -92,12 +92,21 @@ internal sealed partial class IommufdContext : IIommuBinder
     }
 
     /// <summary>A filled page table with an id. On failure nothing is changed.</summary>
-    public Errno TryCreateHwpt(Ioas ioas, SoftIommuUnit unit, bool dirtyTracking, bool automatic, out Hwpt? hwpt)
+    public Errno TryCreateHwpt(
+        Ioas ioas, IommuDriver driver, IommuHwptAllocFlags flags, bool automatic, out Hwpt? hwpt)
     {
         hwpt = null;
-        if (SecondStageTable.TryCreate(_kernel.Physical, unit.AddressWidth) is not SecondStageTable table)
+        Errno chosen = driver.Choose(flags, hasData: false, out PageTableFormat? format);
+        return chosen == Errno.Success ? TryCreateHwpt(ioas, driver, format!, automatic, out hwpt) : chosen;
+    }
+
+    /// <summary>As above, with a table of a format that was chosen already.</summary>
+    public Errno TryCreateHwpt(Ioas ioas, IommuDriver driver, PageTableFormat format, bool automatic, out Hwpt? hwpt)
+    {
+        hwpt = null;
+        if (IoPageTable.TryCreate(_kernel.Physical, format) is not IoPageTable table)
             return Errno.ENOMEM;
-        var created = new Hwpt(_kernel, ioas, table, dirtyTracking, automatic);
+        var created = new Hwpt(_kernel, ioas, table, driver, automatic);
         Errno errno = ioas.TryAddTable(created);
         if (errno != Errno.Success)
         {
@@ -194,35 +203,5 @@ internal sealed partial class IommufdContext : IIommuBinder
         // FIDELITY: there is one process, and it is charged nothing.
         bool movable = Objects.All.OfType<Ioas>().All(ioas => ioas.Areas.All(area => area.Pages.IsFile));
         return movable ? Errno.Success : Errno.EINVAL;
-    }
-
-    private Errno GetHwInfo(ref IommuHwInfo command)
-    {
-        if ((command.Flags & ~IommuHwInfoFlags.InputType) != 0)
-            return Errno.EOPNOTSUPP;
-        if (command.Reserved[0] != 0 || command.Reserved[1] != 0 || command.Reserved[2] != 0)
-            return Errno.EOPNOTSUPP;
-        if (Objects.Find<BoundDevice>(command.DevId) is not BoundDevice device)
-            return Errno.ENOENT;
-        bool asksType = (command.Flags & IommuHwInfoFlags.InputType) != 0;
-        if (asksType && command.OutDataType is not (IommuHwInfoType.Default or IommuHwInfoType.IntelVtd))
-            return Errno.EOPNOTSUPP;
-        SoftIommuUnit unit = device.Port.Unit;
-        var info = new IommuHwInfoVtd
-        {
-            CapReg = VtdSecondStage.CapabilityRegister(unit.AddressWidth),
-            EcapReg = VtdSecondStage.ExtendedCapabilityRegister(unit.DirtyTracking),
-        };
-        ReadOnlySpan<byte> bytes = StructBytes.OfReadOnly(in info);
-        int copied = (int)Math.Min(command.DataLen, (uint)bytes.Length);
-        ulong rest = unchecked(command.DataUptr + (ulong)copied);
-        if (!User.TryCopyOut(command.DataUptr, bytes[..copied]) || !User.TryClear(rest, command.DataLen - (uint)copied))
-            return Errno.EFAULT;
-        command.DataLen = (uint)bytes.Length;
-        command.OutDataType = IommuHwInfoType.IntelVtd;
-        command.OutMaxPasidLog2 = 0;
-        command.OutCapabilities = IommuHwCapabilities.PciAtsNotSupported
-            | (unit.DirtyTracking ? IommuHwCapabilities.DirtyTracking : 0);
-        return Errno.Success;
     }
 }

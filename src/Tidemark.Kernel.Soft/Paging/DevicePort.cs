@@ -29,17 +29,20 @@ internal sealed partial class DevicePort : IDmaPort
     private int _oldest;
     private int _posted;
     private int _claimed;
-    private SecondStageTable? _table;
+    private IoPageTable? _table;
+    private int _pageShift = GuestPage.Shift;
     private IDmaWriteObserver? _observer;
 
     public DevicePort(SoftIommuUnit unit, PhysicalMemory physical)
     {
-        Unit = unit;
+        Driver = IommuDriver.For(unit);
         _physical = physical;
     }
 
-    /// <summary>The IOMMU that the device sits behind.</summary>
-    public SoftIommuUnit Unit { get; }
+    /// <summary>The driver of the IOMMU that the device sits behind.</summary>
+    public IommuDriver Driver { get; }
+
+    public SoftIommuUnit Unit => Driver.Unit;
 
     public IDmaWriteObserver? WriteObserver
     {
@@ -68,8 +71,9 @@ internal sealed partial class DevicePort : IDmaPort
         {
             while (true)
             {
-                int offset = (int)(iova % GuestPage.Size);
-                int part = Math.Min(bytes.Length, GuestPage.Size - offset);
+                int pageBytes = 1 << _pageShift;
+                int offset = (int)(iova & ((ulong)pageBytes - 1));
+                int part = Math.Min(bytes.Length, pageBytes - offset);
                 if (!TryTranslate(iova, write: true, out ulong page))
                     return false;
                 _observer?.OnWrite(iova, (ulong)part);
@@ -93,8 +97,9 @@ internal sealed partial class DevicePort : IDmaPort
             LandAll();
             while (true)
             {
-                int offset = (int)(iova % GuestPage.Size);
-                int part = Math.Min(into.Length, GuestPage.Size - offset);
+                int pageBytes = 1 << _pageShift;
+                int offset = (int)(iova & ((ulong)pageBytes - 1));
+                int part = Math.Min(into.Length, pageBytes - offset);
                 if (!TryTranslate(iova, write: false, out ulong page))
                     return false;
                 Load(page + (ulong)offset, into[..part]);
@@ -121,25 +126,26 @@ internal sealed partial class DevicePort : IDmaPort
         lock (_gate)
         {
             LandAll();
-            _iotlb.Invalidate(first, last);
+            _iotlb.Invalidate(first >> _pageShift, last >> _pageShift);
         }
     }
 
     /// <summary>Puts the device behind a table, or behind none: DMA is then blocked.</summary>
-    public void SetTable(SecondStageTable? table)
+    public void SetTable(IoPageTable? table)
     {
         lock (_gate)
         {
             LandAll();
             _iotlb.Invalidate(0, ulong.MaxValue);
             _table = table;
+            _pageShift = Math.Min(GuestPage.Shift, table?.PageShift ?? GuestPage.Shift);
         }
     }
 
     /// <summary>Host address of the page that an address lies in. Sets the leaf's bits as the access demands.</summary>
     private bool TryTranslate(ulong iova, bool write, out ulong page)
     {
-        ulong number = iova >> GuestPage.Shift;
+        ulong number = iova >> _pageShift;
         IotlbEntry entry = _iotlb.Find(number);
         IotlbFlags needed = write ? IotlbFlags.Write | IotlbFlags.DirtyKnown : IotlbFlags.Read;
         if (entry.Tag != 0 && (entry.Flags & needed) == needed)

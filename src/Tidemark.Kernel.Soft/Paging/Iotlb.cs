@@ -1,5 +1,4 @@
 using System.Runtime.CompilerServices;
-using Tidemark.Memory;
 
 namespace Tidemark.Kernel.Soft.Paging;
 
@@ -16,7 +15,7 @@ internal enum IotlbFlags : uint
     DirtyKnown = 4,
 }
 
-/// <summary>A cached translation of one 4 KiB page. The tag is the page's number plus one; 0 is empty.</summary>
+/// <summary>A cached translation of one page, mostly of 4 KiB. The tag is the page's number plus one; 0 is empty.</summary>
 internal record struct IotlbEntry(ulong Tag, ulong HostAddress, IotlbFlags Flags);
 
 /// <summary>
@@ -25,7 +24,8 @@ internal record struct IotlbEntry(ulong Tag, ulong HostAddress, IotlbFlags Flags
 /// <remarks>
 /// It keeps what it holds until told otherwise, stale or not: that is what software has to deal with. A set is kept in
 /// the order of use, so a page in steady use (a completion queue) stays for ever, and software that forgets to
-/// invalidate is found out for certain. FIDELITY: large leaves are cached in pages of 4 KiB.
+/// invalidate is found out for certain. FIDELITY: large leaves are cached in
+/// pages of 4 KiB.
 /// </remarks>
 internal sealed class Iotlb
 {
@@ -65,11 +65,11 @@ internal sealed class Iotlb
         PutFirst(set, way, new IotlbEntry(page + 1, hostAddress, flags));
     }
 
-    /// <summary>Drops every page that the range touches.</summary>
-    public void Invalidate(ulong first, ulong last)
+    /// <summary>Drops pages, given by their numbers.</summary>
+    public void Invalidate(ulong firstPage, ulong lastPage)
     {
-        ulong firstTag = (first >> GuestPage.Shift) + 1;
-        ulong lastTag = (last >> GuestPage.Shift) + 1;
+        ulong firstTag = firstPage + 1;
+        ulong lastTag = lastPage == ulong.MaxValue ? lastPage : lastPage + 1;
         foreach (ref IotlbEntry entry in _entries.AsSpan())
         {
             if (entry.Tag >= firstTag && entry.Tag <= lastTag)

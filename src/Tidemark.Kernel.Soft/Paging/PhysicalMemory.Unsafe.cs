@@ -9,7 +9,7 @@ internal sealed partial class PhysicalMemory
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public unsafe Span<ulong> Table(ulong physical) =>
         // SAFETY: table pages come from TryAllocatePage, whose arenas stay mapped while one of their pages is in use.
-        new((void*)HostAddress(physical), VtdSecondStage.EntriesPerTable);
+        new((void*)HostAddress(physical), EntriesPerTable);
 
     private unsafe void ClearPage(ulong physical) =>
         // SAFETY: a page of an arena, on the free list: nobody else uses it.

@@ -19,6 +19,9 @@ internal sealed partial class PhysicalMemory : IDisposable
     public const int GranuleShift = 30;
     public const ulong GranuleSize = 1UL << GranuleShift;
 
+    /// <summary>Entries in a table page, whatever its layout.</summary>
+    public const int EntriesPerTable = GuestPage.Size / sizeof(ulong);
+
     /// <summary>LIMIT: physical addresses have 52 bits.</summary>
     private const int MaximumGranules = 1 << (52 - GranuleShift);
 

@@ -10,11 +10,8 @@ namespace Tidemark.Kernel.Soft.Paging;
 /// </code>
 /// An entry with neither R nor W is empty. Tables carry R and W. PS makes a leaf of an entry above level 0.
 /// </remarks>
-internal static class VtdSecondStage
+internal readonly struct VtdSecondStage : IEntryFormat
 {
-    public const int EntriesPerTable = 512;
-    public const int IndexBits = 9;
-
     public const ulong Read = 1UL << 0;
     public const ulong Write = 1UL << 1;
     public const ulong PageSize = 1UL << 7;
@@ -23,43 +20,38 @@ internal static class VtdSecondStage
     public const ulong Snoop = 1UL << 11;
     public const ulong AddressMask = 0x000F_FFFF_FFFF_F000;
 
-    /// <summary>The highest level with leaves: 0 is 4 KiB, 1 is 2 MiB, 2 is 1 GiB.</summary>
-    public const int LargestLeafLevel = 2;
+    public static int GranuleShift => 12;
 
-    /// <summary>Capability register: superpage sizes 2 MiB and 1 GiB.</summary>
-    private const ulong CapSuperPages = 0b11UL << 34;
+    public static bool HasReplicas => false;
 
-    private const ulong EcapCoherent = 1UL << 0;
-    private const ulong EcapQueuedInvalidation = 1UL << 1;
-    private const ulong EcapScalableMode = 1UL << 43;
-    private const ulong EcapSecondStageAccessedDirty = 1UL << 45;
-    private const ulong EcapSecondStage = 1UL << 46;
-    private const ulong EcapScalableModeCoherent = 1UL << 48;
+    public static bool SwitchesTracking => true;
 
     public static bool IsPresent(ulong entry) => (entry & (Read | Write)) != 0;
 
     public static bool IsLeaf(ulong entry, int level) => level == 0 || (entry & PageSize) != 0;
 
-    /// <summary>log2 of the bytes that one entry of a level covers.</summary>
-    public static int Shift(int level) => 12 + IndexBits * level;
+    public static ulong TableEntry(ulong physical, int level) => physical | Read | Write;
 
-    public static int Index(ulong iova, int level) => (int)((iova >> Shift(level)) & (EntriesPerTable - 1));
+    public static ulong TableAddress(ulong entry) => entry & AddressMask;
 
-    /// <summary>Levels of tables for a width of IOVAs: 3 for 39 bits, 4 for 48, 5 for 57.</summary>
-    public static int Levels(int addressWidth) => (addressWidth - 12) / IndexBits;
+    public static ulong LeafEntry(ulong physical, int sizeShift, int level, LeafAttributes attributes) =>
+        physical
+        | ((attributes & LeafAttributes.Read) != 0 ? Read : 0)
+        | ((attributes & LeafAttributes.Write) != 0 ? Write : 0)
+        | ((attributes & LeafAttributes.Snoop) != 0 ? Snoop : 0)
+        | (level == 0 ? 0 : PageSize);
 
-    /// <summary>The capability register of a unit: adjusted widths up to its own, and superpages.</summary>
-    public static ulong CapabilityRegister(int addressWidth)
-    {
-        ulong widths = 0;
-        for (int width = 39; width <= addressWidth; width += IndexBits)
-            widths |= 1UL << (8 + 1 + (width - 39) / IndexBits);
-        return widths | (ulong)(addressWidth - 1) << 16 | CapSuperPages;
-    }
+    public static int LeafShift(ulong entry, int level) => 12 + 9 * level;
 
-    /// <summary>The extended capability register: scalable mode with second stage, and SLADS when the unit
-    /// tracks.</summary>
-    public static ulong ExtendedCapabilityRegister(bool dirtyTracking) =>
-        EcapCoherent | EcapQueuedInvalidation | EcapScalableMode | EcapSecondStage | EcapScalableModeCoherent
-        | (dirtyTracking ? EcapSecondStageAccessedDirty : 0);
+    public static ulong LeafAddress(ulong entry, int level) => entry & AddressMask;
+
+    public static bool Permits(ulong entry, bool write) => (entry & (write ? Write : Read)) != 0;
+
+    public static bool IsDirty(ulong entry) => (entry & Dirty) != 0;
+
+    public static ulong Dirtied(ulong entry) => entry | Dirty;
+
+    public static ulong AfterAccess(ulong entry, bool write) => entry | Accessed | (write ? Dirty : 0);
+
+    public static void Clean(ref ulong slot) => Interlocked.And(ref slot, ~Dirty);
 }

@@ -4,7 +4,7 @@ using Tidemark.Kernel.Soft.Paging;
 
 namespace Tidemark.Kernel.Soft.Tests.Paging;
 
-public sealed class SecondStageTableTests
+public sealed class IoPageTableTests
 {
     private const ulong Large = 2 << 20;
     private const ulong Huge = 1 << 30;
@@ -16,7 +16,7 @@ public sealed class SecondStageTableTests
     public void Walks_find_what_was_mapped_at_every_width(int width)
     {
         using var physical = new PhysicalMemory(new LinuxKernel());
-        using SecondStageTable table = SecondStageTable.TryCreate(physical, width)!;
+        using IoPageTable table = IoPageTable.TryCreate(physical, Format(width))!;
         ulong top = table.LastIova & ~(Huge - 1);
         Assert.Equal(Errno.Success, table.Map(top, 5 * Huge, Huge, read: true, write: true, largeLeaves: true));
         Assert.True(table.TryWalk(table.LastIova, write: true, out ulong found, out IotlbFlags flags));
@@ -35,7 +35,7 @@ public sealed class SecondStageTableTests
         ulong iova, ulong physicalAddress, ulong length, int leaves)
     {
         using var physical = new PhysicalMemory(new LinuxKernel());
-        using SecondStageTable table = SecondStageTable.TryCreate(physical, 48)!;
+        using IoPageTable table = IoPageTable.TryCreate(physical, Format(48))!;
         table.Tracking = true;
         Assert.Equal(Errno.Success, table.Map(iova, physicalAddress, length, true, true, largeLeaves: true));
         for (ulong offset = 0; offset < length; offset += 4096)
@@ -45,18 +45,19 @@ public sealed class SecondStageTableTests
         }
 
         var counted = new LeafCounter();
-        ulong first = ulong.MaxValue, last = 0;
-        Assert.True(table.ReadDirty(iova, iova + length - 1, clear: true, ref counted, ref first, ref last));
+        DirtyExtent cleared = DirtyExtent.Empty;
+        Assert.True(table.ReadDirty(iova, iova + length - 1, clear: true, ref counted, ref cleared));
         Assert.Equal(leaves, counted.Leaves);
-        Assert.Equal((length, iova, iova + length - 1), (counted.Bytes, first, last));
-        Assert.False(table.ReadDirty(iova, iova + length - 1, clear: true, ref counted, ref first, ref last));
+        Assert.Equal((length, iova, iova + length - 1), (counted.Bytes, cleared.First, cleared.Last));
+        Assert.True(table.ReadDirty(iova, iova + length - 1, clear: true, ref counted, ref cleared));
+        Assert.Equal(leaves, counted.Leaves);
     }
 
     [Fact]
     public void Emptied_tables_are_given_back()
     {
         using var physical = new PhysicalMemory(new LinuxKernel());
-        SecondStageTable table = SecondStageTable.TryCreate(physical, 48)!;
+        IoPageTable table = IoPageTable.TryCreate(physical, Format(48))!;
         Assert.Equal(Errno.Success, table.Map(0x1000, 0x1000, 2 * Large, true, true, largeLeaves: false));
         Assert.Equal(6, physical.TablePages);
         var freed = new List<ulong>();
@@ -78,7 +79,7 @@ public sealed class SecondStageTableTests
     public void Permissions_and_bits_are_those_of_the_leaf()
     {
         using var physical = new PhysicalMemory(new LinuxKernel());
-        using SecondStageTable table = SecondStageTable.TryCreate(physical, 48)!;
+        using IoPageTable table = IoPageTable.TryCreate(physical, Format(48))!;
         table.Tracking = true;
         Assert.Equal(Errno.Success, table.Map(0x1000, 0x1000, 0x1000, read: true, write: false, largeLeaves: true));
         Assert.Equal(Errno.Success, table.Map(0x2000, 0x2000, 0x1000, read: false, write: true, largeLeaves: true));
@@ -86,12 +87,15 @@ public sealed class SecondStageTableTests
         Assert.False(table.TryWalk(0x2000, write: false, out _, out _));
         Assert.True(table.TryWalk(0x1000, write: false, out _, out _));
         var counted = new LeafCounter();
-        ulong first = ulong.MaxValue, last = 0;
-        Assert.False(table.ReadDirty(0, Large - 1, clear: false, ref counted, ref first, ref last));
+        DirtyExtent cleared = DirtyExtent.Empty;
+        Assert.True(table.ReadDirty(0, Large - 1, clear: true, ref counted, ref cleared));
+        Assert.True(cleared.IsEmpty);
         Assert.True(table.TryWalk(0x2000, write: true, out _, out _));
-        Assert.True(table.ReadDirty(0, Large - 1, clear: false, ref counted, ref first, ref last));
-        Assert.Equal((0x2000ul, 0x2ffful), (first, last));
+        Assert.True(table.ReadDirty(0, Large - 1, clear: true, ref counted, ref cleared));
+        Assert.Equal((0x2000ul, 0x2ffful), (cleared.First, cleared.Last));
     }
+
+    private static PageTableFormat Format(int width) => PageTableFormat.VtdSecondStage(width, dirtyTracking: true);
 
     private struct LeafCounter : IDirtyLeafVisitor
     {
@@ -110,11 +114,11 @@ public sealed class SecondStageTableTests
     public void A_table_that_outlives_its_memory_can_still_be_freed()
     {
         var physical = new PhysicalMemory(new LinuxKernel());
-        SecondStageTable table = SecondStageTable.TryCreate(physical, 48)!;
+        IoPageTable table = IoPageTable.TryCreate(physical, Format(48))!;
         Assert.Equal(
             Errno.Success, table.Map(0x1000, 0x1000, 0x1000, read: true, write: true, largeLeaves: true));
         physical.Dispose();
-        Assert.Null(SecondStageTable.TryCreate(physical, 48));
+        Assert.Null(IoPageTable.TryCreate(physical, Format(48)));
         table.Dispose();
         Assert.Equal(0, physical.TablePages);
     }

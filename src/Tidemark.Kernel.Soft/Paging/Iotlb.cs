@@ -15,7 +15,7 @@ internal enum IotlbFlags : uint
     DirtyKnown = 4,
 }
 
-/// <summary>A cached translation of one page, mostly of 4 KiB. The tag is the page's number plus one; 0 is empty.</summary>
+/// <summary>A cached translation of one page. The tag is the page's number plus one; 0 is empty.</summary>
 internal record struct IotlbEntry(ulong Tag, ulong HostAddress, IotlbFlags Flags);
 
 /// <summary>

@@ -2,6 +2,7 @@ using Tidemark.Abi;
 using Tidemark.Kernel;
 using Tidemark.Machine.Assignment;
 using Tidemark.Machine.Description;
+using Tidemark.Machine.Handover;
 using Tidemark.Machine.Nvme;
 using Tidemark.Memory;
 using Tidemark.Vfio;
@@ -19,31 +20,26 @@ public sealed class GuestDevice : IDisposable
 
     private readonly VfioNvmeHardware _hardware;
     private readonly NvmeDriver _driver;
-    private readonly FileExpectedContent _expected;
+    private readonly FileExpectedContent? _expected;
 
     /// <exception cref="KernelException">The device is no NVMe controller that can be driven, or its disk is too
     /// small.</exception>
     /// <exception cref="IOException">The disk's file can not be read.</exception>
     internal GuestDevice(
         DeviceDescription description, AssignedDevice assigned, GuestMemory memory,
-        (GuestPhysicalAddress Start, ulong ByteLength) arena, SoftDeviceDescription disk, int seed)
+        (GuestPhysicalAddress Start, ulong ByteLength) arena, SoftDeviceDescription? disk, int seed)
     {
         Assigned = assigned;
         HostAddress = description.Host;
-        DiskBytes = (ulong)new FileInfo(disk.Disk).Length;
-        // The controller rounds up to its own blocks of 512 bytes.
-        if (DiskBytes + 511 < description.BlockBytes)
-        {
-            throw new KernelException(
-                $"Setting up the workload of {description.Name} over {disk.Disk}", Errno.EINVAL,
-                $"The disk has {DiskBytes} bytes, and one read takes {description.BlockBytes} (\"blockSize\"); use a larger file or smaller reads.");
-        }
+        if (disk is not null)
+            DiskBytes = CheckDisk(description, disk);
 
         ulong queueBytes = NvmeDriver.RequiredArenaBytes(QueueEntries);
         _hardware = new VfioNvmeHardware(assigned.Device);
         _driver = new NvmeDriver(
             _hardware, memory, assigned.Device.Kernel, new NvmeDriverOptions(arena.Start, queueBytes) { QueueEntries = QueueEntries });
-        _expected = new FileExpectedContent(disk.Disk);
+        // A real disk's content is known only through its controller: what was read once must be read again.
+        _expected = disk is null ? null : new FileExpectedContent(disk.Disk);
         Workload = new NvmeWorkload(
             _driver, memory, _expected,
             new NvmeWorkloadOptions(
@@ -53,8 +49,11 @@ public sealed class GuestDevice : IDisposable
                 BlockBytes = (int)description.BlockBytes,
                 RateLimit = description.ReadBytesPerSecond,
                 Seed = (ulong)seed,
-                WritePercent = disk.Mode == DiskMode.Overlay ? 10 : 0,
+                // A disk that is not a soft one is somebody's data: never written.
+                WritePercent = disk?.Mode == DiskMode.Overlay ? 10 : 0,
+                DiskMatch = description.SameDisk,
             });
+        assigned.ChooseHandover(description.Handover, HandoverChoice.FindNvmeLack(assigned.Device), Workload);
     }
 
     public string Name => Assigned.Name;
@@ -65,7 +64,8 @@ public sealed class GuestDevice : IDisposable
 
     public TrackerChoice Tracker => Assigned.Tracker;
 
-    public ulong DiskBytes { get; }
+    /// <summary>Size of the file behind a soft disk; null for a real one.</summary>
+    public ulong? DiskBytes { get; }
 
     public NvmeWorkload Workload { get; }
 
@@ -75,7 +75,7 @@ public sealed class GuestDevice : IDisposable
     /// <summary>Sets the controller up and reads.</summary>
     public void StartFresh()
     {
-        _driver.Initialize();
+        Workload.SetUp();
         Workload.Start();
     }
 
@@ -83,11 +83,20 @@ public sealed class GuestDevice : IDisposable
 
     public void Resume() => Workload.Resume();
 
-    /// <summary>The driver's and the reader's state, while paused.</summary>
-    public byte[] Save() => Workload.SaveState();
+    /// <summary>
+    /// The driver's and the reader's state, while paused; nothing for a driver-assisted device, whose part it is.
+    /// </summary>
+    public byte[] Save() => Assigned.Assisted is null ? Workload.SaveState() : [];
 
     /// <summary>Takes a state; the controller has its own already.</summary>
-    public void Load(byte[] state) => Workload.RestoreState(state);
+    /// <exception cref="InvalidDataException">The source moved this device in another way.</exception>
+    public void Load(byte[] state)
+    {
+        if (Assigned.Assisted is null)
+            Workload.RestoreState(state);
+        else if (state.Length > 0)
+            throw new InvalidDataException($"The state of {Name} is for a controller that moves by migration states.");
+    }
 
     /// <summary>Reads on from a loaded state.</summary>
     public void Start() => Workload.Start();
@@ -99,6 +108,17 @@ public sealed class GuestDevice : IDisposable
         // it.
         _driver.Dispose();
         _hardware.Dispose();
-        _expected.Dispose();
+        _expected?.Dispose();
+    }
+
+    private static ulong CheckDisk(DeviceDescription description, SoftDeviceDescription disk)
+    {
+        ulong bytes = (ulong)new FileInfo(disk.Disk).Length;
+        // The controller rounds up to its own blocks of 512 bytes.
+        if (bytes + 511 >= description.BlockBytes)
+            return bytes;
+        throw new KernelException(
+            $"Setting up the workload of {description.Name} over {disk.Disk}", Errno.EINVAL,
+            $"The disk has {bytes} bytes, and one read takes {description.BlockBytes} (\"blockSize\"); use a larger file or smaller reads.");
     }
 }

@@ -61,8 +61,7 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
             DirtyTracker = CreateTracker(faults);
             Verdict = MigrationVerdict.Judge([.. _devices.Select(device => device.Assigned)]);
             _workload = Own(new GuestWorkload(Memory, _layout, description.Workload, _devices));
-            Parts = [.. _devices.Select(device => device.Assigned.Migratable).OfType<IMigratable>(), _workload];
-            Description = MachineIdentity.Describe(description, [.. _devices.Select(device => device.DiskBytes)]);
+            Parts = [.. _devices.Select(device => device.Assigned.Part).OfType<IMigratable>(), _workload];
         }
         catch
         {
@@ -89,7 +88,10 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
 
     public IReadOnlyList<IMigratable> Parts { get; }
 
-    public ReadOnlyMemory<byte> Description { get; }
+    /// <summary>What the other side must match. The disks of driver-assisted devices are in it once they are
+    /// known.</summary>
+    public ReadOnlyMemory<byte> Description => MachineIdentity.Describe(_description, [.. _devices.Select(device =>
+        new DeviceIdentity(device.Assigned.Handover.Kind, device.DiskBytes, device.Assigned.Assisted?.Driver.Identity ?? []))]);
 
     /// <summary>
     /// Why the machine can not be sent now, or null: the first pass looks at every page, touched or not.
@@ -127,9 +129,8 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         var runners = new List<string>(_workload.FindRunners());
         foreach (GuestDevice device in _devices)
         {
-            VfioDeviceMigState state = device.Assigned.GetMigrationState();
-            if (state is not (VfioDeviceMigState.Stop or VfioDeviceMigState.StopCopy))
-                runners.Add($"{device.Name} is {state}");
+            if (device.Assigned.FindRunning() is { } running)
+                runners.Add(running);
         }
 
         return runners;
@@ -146,6 +147,7 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
 
     public IReadOnlyList<string> FindObstacles(ReadOnlyMemory<byte> sourceDescription) =>
     [
+        .. PrepareDevices(),
         .. MachineIdentity.FindDifferences(Description, sourceDescription),
         .. HostLimits.FindShortages(_sysfs, Memory.ByteLength, _description.Prefault, channels: 64),
         .. _disks.FindObstacles(),
@@ -182,13 +184,36 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         try
         {
             device.Pause();
-            device.Assigned.Migratable?.EnterP2P();
-            device.Assigned.Migratable?.Stop();
+            device.Assigned.Part?.EnterP2P();
+            device.Assigned.Part?.Stop();
         }
-        catch (Exception failure) when (failure is KernelException or NvmeException)
+        catch (Exception failure) when (failure is KernelException or NvmeException or TimeoutException or InvalidOperationException)
         {
             // The others are stopped all the same; closing this one, which follows, resets it.
         }
+    }
+
+    /// <summary>
+    /// Sets driver-assisted devices up once, before any guest memory arrives, so that a device that does not work or is
+    /// another one is refused while the source runs.
+    /// </summary>
+    private List<string> PrepareDevices()
+    {
+        var problems = new List<string>();
+        foreach (GuestDevice device in _devices)
+        {
+            try
+            {
+                device.Assigned.Assisted?.Prepare();
+            }
+            catch (Exception failure) when (failure is KernelException or NvmeException)
+            {
+                // Nothing was received; the others are looked at all the same.
+                problems.Add($"The device {device.Name} can not be set up here: {failure.Message}");
+            }
+        }
+
+        return problems;
     }
 
     private T Own<T>(T item)
@@ -236,11 +261,8 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         return container;
     }
 
-    private SoftDeviceDescription FindDisk(DeviceDescription device) =>
-        _description.SoftHost?.Devices.FirstOrDefault(soft => soft.Address == device.Host)
-        ?? throw new KernelException(
-            $"Setting up the workload of {device.Name}", Errno.EOPNOTSUPP,
-            "The workload compares what it reads with a file: the machine file needs a softHost that names the disk of this device.");
+    private SoftDeviceDescription? FindDisk(DeviceDescription device) =>
+        _description.SoftHost?.Devices.FirstOrDefault(soft => soft.Address == device.Host);
 
     private DirtyTracker CreateTracker(GuestMachineFaults faults)
     {

@@ -1,5 +1,6 @@
 using System.Text;
 using Tidemark.Machine.Description;
+using Tidemark.Machine.Handover;
 using Tidemark.Machine.Hosting;
 using Tidemark.Machine.Transport;
 using Tidemark.Memory;
@@ -134,20 +135,20 @@ public sealed class DescriptionTests
     public void Equal_machines_have_no_differences_and_what_belongs_to_the_host_may_differ()
     {
         MachineDescription machine = Describe(64 * MiB, 2, 8 * MiB, 4 * MiB, fill: 0);
-        ReadOnlyMemory<byte> here = MachineIdentity.Describe(machine, [1, 2]);
+        ReadOnlyMemory<byte> here = MachineIdentity.Describe(machine, Disks(1, 2));
         MachineDescription elsewhere = machine with
         {
             Name = "other", Prefault = true, BaseFolder = "/there",
             Devices = [.. machine.Devices.Select(device => device with { Host = "0000:7f:00.0", ReadBytesPerSecond = 1 })],
         };
-        Assert.Empty(MachineIdentity.FindDifferences(here, MachineIdentity.Describe(elsewhere, [1, 2])));
+        Assert.Empty(MachineIdentity.FindDifferences(here, MachineIdentity.Describe(elsewhere, Disks(1, 2))));
     }
 
     [Fact]
     public void Each_difference_that_matters_is_named_with_both_values()
     {
         MachineDescription machine = Describe(64 * MiB, 1, 8 * MiB, 4 * MiB, fill: 0);
-        ReadOnlyMemory<byte> here = MachineIdentity.Describe(machine, [4096]);
+        ReadOnlyMemory<byte> here = MachineIdentity.Describe(machine, Disks(4096));
         DeviceDescription device = machine.Devices[0];
         (string Part, MachineDescription Other, ulong DiskBytes)[] cases =
         [
@@ -163,7 +164,7 @@ public sealed class DescriptionTests
         ];
         foreach ((string part, MachineDescription other, ulong diskBytes) in cases)
         {
-            string difference = Assert.Single(MachineIdentity.FindDifferences(here, MachineIdentity.Describe(other, [diskBytes])));
+            string difference = Assert.Single(MachineIdentity.FindDifferences(here, MachineIdentity.Describe(other, Disks(diskBytes))));
             Assert.StartsWith(part, difference, StringComparison.Ordinal);
         }
     }
@@ -171,7 +172,7 @@ public sealed class DescriptionTests
     [Fact]
     public void A_hostile_description_is_a_short_answer_and_never_an_exception()
     {
-        ReadOnlyMemory<byte> here = MachineIdentity.Describe(Describe(64 * MiB, 3, 8 * MiB, 4 * MiB, fill: 0), [1, 2, 3]);
+        ReadOnlyMemory<byte> here = MachineIdentity.Describe(Describe(64 * MiB, 3, 8 * MiB, 4 * MiB, fill: 0), Disks(1, 2, 3));
         var random = new Random(5);
         var hostile = new List<byte[]>
         {
@@ -201,6 +202,9 @@ public sealed class DescriptionTests
 
         Assert.All(hostile.Take(12), theirs => Assert.NotEmpty(MachineIdentity.FindDifferences(here, theirs)));
     }
+
+    private static DeviceIdentity[] Disks(params ulong[] bytes) =>
+        [.. bytes.Select(count => new DeviceIdentity(HandoverKind.States, count, []))];
 
     private static bool CheckLayout(MachineDescription sized)
     {

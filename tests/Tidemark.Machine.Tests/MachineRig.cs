@@ -87,9 +87,20 @@ internal sealed class MachineRig : IDisposable
         return Own(GuestMachine.Assemble(description, kernel, kernel.Sysfs, faults));
     }
 
+    /// <summary>The same without a word about its disks, as on a real host.</summary>
+    public GuestMachine AssembleBlind(MachineDescription description)
+    {
+        SoftKernel kernel = CreateKernel(description);
+        return Own(GuestMachine.Assemble(description with { SoftHost = null }, kernel, kernel.Sysfs));
+    }
+
     public GuestMachine AssembleRunning(MachineDescription description, GuestMachineFaults faults = GuestMachineFaults.None)
     {
-        GuestMachine machine = Assemble(description, faults);
+        return Run(Assemble(description, faults));
+    }
+
+    public static GuestMachine Run(GuestMachine machine)
+    {
         machine.AcquireDisks();
         machine.StartFresh(CancellationToken.None);
         AwaitReads(machine, 20);
@@ -105,19 +116,21 @@ internal sealed class MachineRig : IDisposable
 
     /// <summary>Moves a machine through a Unix socket.</summary>
     public (MigrationOutcome Source, MigrationOutcome Destination) Migrate(
-        GuestMachine source, GuestMachine destination, MigrationOptions? options = null, Func<IAcceptor, IAcceptor>? wire = null)
+        GuestMachine source, GuestMachine destination, MigrationOptions? options = null, Func<IAcceptor, IAcceptor>? wire = null,
+        MigrationPhase? cancelAt = null)
     {
         var address = new MigrationAddress.Unix(Path.Combine(Folder, "migration.sock"));
         using SocketAcceptor listener = SocketAcceptor.Listen(address);
         IAcceptor acceptor = wire is null ? listener : wire(listener);
         using var giveUp = new CancellationTokenSource(s_patience);
+        using var cancel = CancellationTokenSource.CreateLinkedTokenSource(giveUp.Token);
         MigrationOutcome? received = null;
         var receiver = new Thread(() => received = new MigrationDestination(
             destination, acceptor, new DestinationOptions(), new SilentObserver(), TimeProvider.System).Run(giveUp.Token));
         receiver.Start();
         MigrationOutcome sent = new MigrationSource(
             source, new SocketConnector(address, TimeSpan.FromSeconds(5)), options ?? new MigrationOptions { Verify = true },
-            new SilentObserver(), TimeProvider.System).Run(giveUp.Token);
+            new CancellingObserver(cancelAt, cancel), TimeProvider.System).Run(cancel.Token);
         receiver.Join();
         return (sent, received!);
     }
@@ -169,6 +182,15 @@ internal sealed class MachineRig : IDisposable
         {
             OverlayPath = device.Overlay,
         };
+
+    private sealed class CancellingObserver(MigrationPhase? phase, CancellationTokenSource cancel) : IMigrationObserver
+    {
+        public void OnEvent(MigrationEvent migrationEvent)
+        {
+            if (migrationEvent is MigrationEvent.PhaseBegan began && began.Phase == phase)
+                cancel.Cancel();
+        }
+    }
 
     private sealed class SilentObserver : IMigrationObserver
     {

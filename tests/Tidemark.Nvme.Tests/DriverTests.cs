@@ -5,6 +5,7 @@ using Tidemark.Kernel.Linux;
 using Tidemark.Kernel.Soft;
 using Tidemark.Kernel.Soft.Devices;
 using Tidemark.Kernel.Soft.Devices.Nvme;
+using Tidemark.Machine.Handover;
 using Tidemark.Machine.Nvme;
 using Tidemark.Memory;
 
@@ -245,6 +246,57 @@ public sealed class DriverTests : IDisposable
             for (int slice = 0; slice < 1000; slice++)
                 driver.WaitForCompletion(TimeSpan.FromMilliseconds(20));
         });
+    }
+
+    [Fact]
+    public void Commands_that_do_not_complete_stay_in_flight_when_quiescing_fails_and_complete_once_later()
+    {
+        NvmeController controller = NewController(ReadOnly());
+        NvmeDriver driver = NewDriver(controller);
+        NvmeWorkload workload = NewWorkload(driver, _memory.Guest, Options());
+        workload.SetUp();
+        workload.Start();
+        WaitForReads(workload, 20);
+        controller.Quiesce();
+        Assert.True(SpinWait.SpinUntil(() => driver.OutstandingCount == 8, s_patience));
+        workload.Pause();
+        IHandoverDriver handover = workload;
+        int inFlight = driver.OutstandingCount;
+        Assert.True(inFlight > 0);
+        Assert.Throws<TimeoutException>(() => handover.Quiesce(TimeSpan.FromMilliseconds(50)));
+        Assert.Equal(inFlight, driver.OutstandingCount);
+        handover.Resume();
+        controller.Run();
+        ulong before = workload.Counters.Reads;
+        handover.Quiesce(s_patience);
+        Assert.Equal(before + (ulong)inFlight, workload.Counters.Reads);
+        Assert.Equal(0, driver.OutstandingCount);
+        workload.Resume();
+        WaitForReads(workload, workload.Counters.Reads + 50);
+        AssertClean(workload);
+    }
+
+    [Fact]
+    public void A_halted_controller_is_set_up_again_with_its_interrupts()
+    {
+        NvmeController controller = NewController(ReadOnly());
+        NvmeDriver driver = NewDriver(controller);
+        NvmeWorkload workload = NewWorkload(driver, _memory.Guest, Options());
+        workload.SetUp();
+        workload.Start();
+        WaitForReads(workload, 20);
+        workload.Pause();
+        IHandoverDriver handover = workload;
+        handover.Quiesce(s_patience);
+        handover.Halt();
+        handover.Halt();
+        Assert.Equal(0u, new FakeNvmeHardware(controller, _kernel).ReadRegister32(NvmeRegister.Status) & 1);
+        handover.Resume();
+        handover.Resume();
+        workload.Resume();
+        WaitForReads(workload, workload.Counters.Reads + 200);
+        AssertClean(workload);
+        Assert.Null(controller.WorkerDefect);
     }
 
     [Fact]

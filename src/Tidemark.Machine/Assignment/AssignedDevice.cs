@@ -1,6 +1,8 @@
 using Tidemark.Abi;
 using Tidemark.Kernel;
+using Tidemark.Machine.Handover;
 using Tidemark.Memory;
+using Tidemark.Migration;
 using Tidemark.Vfio;
 
 namespace Tidemark.Machine.Assignment;
@@ -15,6 +17,12 @@ namespace Tidemark.Machine.Assignment;
 /// </remarks>
 public sealed class AssignedDevice : IDisposable
 {
+    /// <summary>
+    /// LIMIT: how long commands may take to complete at the switchover of a driver-assisted device. The slowest disk
+    /// answers sooner, or is broken; then the source runs on.
+    /// </summary>
+    private static readonly TimeSpan QuiesceLimit = TimeSpan.FromSeconds(10);
+
     private readonly VfioMigration? _migration;
     private bool _disposed;
 
@@ -30,6 +38,7 @@ public sealed class AssignedDevice : IDisposable
         _migration = migration;
         MigrationLack = migrationLack;
         Migratable = migration is null ? null : new VfioMigratable(device.Name, migration);
+        Handover = HandoverChoice.Choose(device.Name, HandoverWish.Auto, migrationLack, "it was not asked");
     }
 
     public string Name => Device.Name;
@@ -46,15 +55,34 @@ public sealed class AssignedDevice : IDisposable
     /// <summary>What the user said about the device's own log.</summary>
     public DeviceLogUse LogUse { get; }
 
-    /// <summary>The part that moves, or null when the device can not be migrated.</summary>
+    /// <summary>The device's migration states, or null when its VFIO driver has none.</summary>
     public VfioMigratable? Migratable { get; }
+
+    /// <summary>How it moves, and why so. By states, until <see cref="ChooseHandover"/> says otherwise.</summary>
+    public HandoverChoice Handover { get; private set; }
+
+    /// <summary>Its driver's help, when that is how it moves.</summary>
+    public DriverAssistedMigratable? Assisted { get; private set; }
+
+    /// <summary>The part that moves with the machine, or null when the device can not be migrated.</summary>
+    public IMigratable? Part => Handover.Kind switch
+    {
+        HandoverKind.States => Migratable,
+        HandoverKind.DriverAssisted => Assisted,
+        HandoverKind.None => null,
+        _ => null,
+    };
 
     /// <summary>Why <see cref="Migratable"/> is null, for users.</summary>
     public string? MigrationLack { get; }
 
     public VfioMigrationFlags MigrationAbilities => _migration?.Abilities ?? VfioMigrationFlags.None;
 
-    public bool HasP2P => _migration?.HasP2P ?? false;
+    /// <summary>
+    /// Whether it can hold back its DMA before all devices stop: by the P2P states, or because its driver waits until
+    /// nothing is in flight.
+    /// </summary>
+    public bool HasP2P => Handover.Kind == HandoverKind.DriverAssisted || (_migration?.HasP2P ?? false);
 
     /// <summary>Guest memory the device can write, as runs of guest pages: what *assumed* costs.</summary>
     public IReadOnlyList<PageRun> ReachablePages =>
@@ -72,6 +100,29 @@ public sealed class AssignedDevice : IDisposable
     /// states.</summary>
     /// <exception cref="KernelException">The device did not answer.</exception>
     public VfioDeviceMigState GetMigrationState() => _migration?.GetState() ?? VfioDeviceMigState.Running;
+
+    /// <summary>What of it could still write to guest memory, for users; null when it stands still.</summary>
+    /// <exception cref="KernelException">The device did not answer.</exception>
+    public string? FindRunning()
+    {
+        if (Handover.Kind == HandoverKind.DriverAssisted)
+            return Assisted is null ? $"{Name} is nobody's" : Assisted.FindRunning();
+        VfioDeviceMigState state = GetMigrationState();
+        return state is VfioDeviceMigState.Stop or VfioDeviceMigState.StopCopy ? null : $"{Name} is {state}";
+    }
+
+    /// <summary>Decides how the device moves.</summary>
+    /// <param name="driverLack">Why no driver in this process helps, or null when one does.</param>
+    /// <param name="driver">That driver; without one (for a look at a host) the device could be moved but has no
+    /// <see cref="Part"/>.</param>
+    /// <exception cref="KernelException">The device has no configuration space.</exception>
+    public void ChooseHandover(HandoverWish wish, string? driverLack, IHandoverDriver? driver = null)
+    {
+        Handover = HandoverChoice.Choose(Name, wish, MigrationLack, driverLack ?? driver?.FindObstacle());
+        Assisted = Handover.Kind == HandoverKind.DriverAssisted && driver is not null
+            ? new DriverAssistedMigratable(Name, driver, new PciBusMaster(Device), QuiesceLimit)
+            : null;
+    }
 
     /// <summary>Binds (unless it is bound) and attaches a device, and finds out what it can do.</summary>
     /// <param name="device">Belongs to the result; after a failure it is closed.</param>

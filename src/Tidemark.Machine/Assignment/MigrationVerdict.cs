@@ -1,3 +1,4 @@
+using Tidemark.Machine.Handover;
 using Tidemark.Vfio;
 
 namespace Tidemark.Machine.Assignment;
@@ -5,7 +6,7 @@ namespace Tidemark.Machine.Assignment;
 /// <summary>Why a machine can not migrate.</summary>
 public enum MigrationBlockerKind
 {
-    /// <summary>The device's driver can not save it.</summary>
+    /// <summary>Neither the device's VFIO driver nor a driver here can move it.</summary>
     NoMigration,
 
     /// <summary>Several devices, and one could not hold back its DMA to peers while they stop.</summary>
@@ -44,12 +45,13 @@ public sealed record MigrationVerdict(
         var blockers = new List<MigrationBlocker>();
         foreach (AssignedDevice device in devices)
         {
-            if (device.Migratable is null)
+            if (device.Handover.Kind == HandoverKind.None)
             {
                 blockers.Add(new MigrationBlocker(MigrationBlockerKind.NoMigration, device.Name,
                     $"{device.Name} can not be migrated.",
-                    $"Its VFIO driver says so: {device.MigrationLack}.",
-                    "Bind it to its vendor's VFIO driver with migration support, or remove it before the migration."));
+                    device.Handover.Reason,
+                    "Bind it to its vendor's VFIO driver with migration support, let its driver here help "
+                    + "(handover=driver-assisted), or remove it before the migration."));
             }
             else if (devices.Count > 1 && !device.HasP2P)
             {

@@ -1,3 +1,5 @@
+using Tidemark.Machine.Handover;
+using Tidemark.Machine.Nvme;
 using Tidemark.Vfio;
 
 namespace Tidemark.Machine.Description;
@@ -59,6 +61,12 @@ public sealed record DeviceDescription
 
     /// <summary>Whether the device's own DMA log may be used.</summary>
     public DeviceLogUse DirtyTracking { get; init; } = DeviceLogUse.Auto;
+
+    /// <summary>How the device moves.</summary>
+    public HandoverWish Handover { get; init; } = HandoverWish.Auto;
+
+    /// <summary>Which disk a driver-assisted hand-over accepts at the destination.</summary>
+    public DiskMatch SameDisk { get; init; } = DiskMatch.Serial;
 
     /// <summary>
     /// Guest memory this device works in. When <see cref="Isolated"/>, its IOAS maps nothing else.

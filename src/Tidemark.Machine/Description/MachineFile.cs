@@ -134,6 +134,8 @@ public static class MachineFile
             Name = device.Name("name", required: true) ?? "",
             Host = device.PciAddress("host") ?? "",
             DirtyTracking = device.Choice("deviceDirtyTracking", defaults.DirtyTracking),
+            Handover = device.Choice("handover", defaults.Handover),
+            SameDisk = device.Choice("sameDisk", defaults.SameDisk),
             ArenaBytes = device.Size("arena", 2 * MiB, 1UL << 36, multipleOf: 2 * MiB, fallback: defaults.ArenaBytes),
             Isolated = device.Flag("isolated", defaults.Isolated),
             ReadBytesPerSecond = device.Size("readBytesPerSecond", 0, 1UL << 40, fallback: defaults.ReadBytesPerSecond),

@@ -1,8 +1,16 @@
 using System.Buffers;
 using System.Text.Json;
 using Tidemark.Machine.Description;
+using Tidemark.Machine.Handover;
+using Tidemark.Machine.Nvme;
 
 namespace Tidemark.Machine.Hosting;
+
+/// <summary>What is known of a device beyond its description.</summary>
+/// <param name="DiskBytes">Size of a soft disk's file, or null.</param>
+/// <param name="Facts">What its driver says it is; empty when it moves by states, or is not known yet.</param>
+public sealed record DeviceIdentity(
+    HandoverKind Handover, ulong? DiskBytes, IReadOnlyList<KeyValuePair<string, string>> Facts);
 
 /// <summary>
 /// What both sides of a migration must agree on, as JSON: memory layout, workload and devices. Where a device lies on
@@ -15,10 +23,10 @@ public static class MachineIdentity
     /// <summary>LIMIT: a machine that differs everywhere is another machine; a dozen examples say so.</summary>
     private const int MaximumDifferences = 12;
 
-    public static ReadOnlyMemory<byte> Describe(MachineDescription machine, IReadOnlyList<ulong> diskBytes)
+    public static ReadOnlyMemory<byte> Describe(MachineDescription machine, IReadOnlyList<DeviceIdentity> identities)
     {
         ArgumentNullException.ThrowIfNull(machine);
-        ArgumentNullException.ThrowIfNull(diskBytes);
+        ArgumentNullException.ThrowIfNull(identities);
         var buffer = new ArrayBufferWriter<byte>();
         using var json = new Utf8JsonWriter(buffer);
         json.WriteStartObject();
@@ -36,7 +44,7 @@ public static class MachineIdentity
             json.WriteNumber("blockBytes", device.BlockBytes);
             json.WriteNumber("queueDepth", device.QueueDepth);
             json.WriteBoolean("isolated", device.Isolated);
-            json.WriteNumber("diskBytes", diskBytes[index]);
+            WriteIdentity(json, device, identities[index]);
             json.WriteEndObject();
         }
 
@@ -62,6 +70,20 @@ public static class MachineIdentity
             // A peer that sends this (not JSON, or texts that are no Unicode) is no Tidemark of ours.
             return ["The source's machine description is not readable."];
         }
+    }
+
+    private static void WriteIdentity(Utf8JsonWriter json, DeviceDescription device, DeviceIdentity identity)
+    {
+        json.WriteString("handover", identity.Handover == HandoverKind.DriverAssisted ? "driver-assisted" : "states");
+        if (identity.DiskBytes is { } bytes)
+            json.WriteNumber("diskBytes", bytes);
+        if (identity.Handover != HandoverKind.DriverAssisted)
+            return;
+        json.WriteString("sameDisk", device.SameDisk == DiskMatch.Copy ? "copy" : "serial");
+        json.WriteStartObject("disk");
+        foreach ((string name, string value) in identity.Facts)
+            json.WriteString(name, value);
+        json.WriteEndObject();
     }
 
     private static void Compare(string path, JsonElement here, JsonElement there, List<string> differences)

@@ -43,19 +43,34 @@ public sealed partial class NvmeDriver
         CreateIOQueues(capabilities);
     }
 
-    /// <summary>Tells the controller to make everything durable and waits until it has. It is then disabled.</summary>
+    /// <summary>
+    /// Tells the controller to make everything durable and waits until it has. It is then disabled, does no DMA, and
+    /// <see cref="Initialize"/> brings it up again. Idempotent.
+    /// </summary>
+    /// <exception cref="NvmeException">It did not shut down; it may still work.</exception>
     public void Shutdown()
     {
         var capabilities = new ControllerCapabilities(_hardware.ReadRegister64(NvmeRegister.Capabilities));
         var configuration = new ControllerConfiguration(_hardware.ReadRegister32(NvmeRegister.Configuration));
-        _hardware.WriteRegister32(NvmeRegister.Configuration, configuration.WithNormalShutdown().Value);
-        WaitForStatus(
-            status => (status.Value & ControllerStatus.ShutdownMask) == ControllerStatus.ShutdownComplete,
-            "shut down", capabilities.ReadyTimeout);
+        // Section 3.1.5: a shutdown notification has a meaning only while the controller is enabled.
+        if (configuration.Enabled)
+        {
+            _hardware.WriteRegister32(NvmeRegister.Configuration, configuration.WithNormalShutdown().Value);
+            WaitForStatus(
+                status => (status.Value & ControllerStatus.ShutdownMask) == ControllerStatus.ShutdownComplete,
+                "shut down", ShutdownLimit(capabilities));
+        }
+
         _hardware.WriteRegister32(NvmeRegister.Configuration, 0);
         WaitForReady(ready: false, capabilities.ReadyTimeout);
-        _hardware.DisableInterrupts();
+        _interrupts.Disconnect(_hardware);
+        _admin = null;
+        _io = null;
     }
+
+    /// <summary>LIMIT: a flush of a large cache takes longer than getting ready.</summary>
+    private static TimeSpan ShutdownLimit(ControllerCapabilities capabilities) =>
+        capabilities.ReadyTimeout > TimeSpan.FromSeconds(10) ? capabilities.ReadyTimeout : TimeSpan.FromSeconds(10);
 
     private void EnableFunction()
     {

@@ -65,6 +65,10 @@ public sealed partial class NvmeDriver : IDisposable
     /// <summary>What the controller said; known when ready.</summary>
     public NvmeNamespaceInfo Namespace => _namespace ?? throw NotReady();
 
+    /// <summary>What tells this disk from others; known after <see cref="Initialize"/>, also while shut down.</summary>
+    public NvmeDiskIdentity Identity =>
+        new(SerialNumber, ModelNumber, Namespace.BlockCount, Namespace.BlockByteLength);
+
     /// <summary>Serial number; empty after <see cref="RestoreState"/>.</summary>
     public string SerialNumber { get; private set; } = "";
 

@@ -46,6 +46,12 @@ public sealed record NvmeNamespaceInfo(
     public ulong ByteLength => BlockCount * BlockByteLength;
 }
 
+/// <summary>What tells one disk from another.</summary>
+/// <param name="BlockCount">Logical blocks of namespace 1.</param>
+/// <param name="BlockByteLength">Size of a block.</param>
+public sealed record NvmeDiskIdentity(
+    string SerialNumber, string ModelNumber, ulong BlockCount, uint BlockByteLength);
+
 /// <summary>A command that came back.</summary>
 /// <param name="Tag">As given at submission.</param>
 public readonly record struct NvmeCompletion(ulong Tag, Tidemark.Nvme.NvmeStatus Status);

@@ -28,6 +28,15 @@ internal sealed class NvmeInterrupts(IKernel? kernel) : IDisposable
         _connected = true;
     }
 
+    /// <summary>The vectors signal nothing any more. Nothing when they were not connected.</summary>
+    public void Disconnect(INvmeHardware hardware)
+    {
+        if (!_connected)
+            return;
+        _connected = false;
+        hardware.DisableInterrupts();
+    }
+
     /// <summary>True: a completion is there. False: woken, interrupted or the time is over.</summary>
     public bool Wait(NvmeQueuePair queue, TimeSpan timeout)
     {

@@ -8,7 +8,7 @@ namespace Tidemark.Machine.Nvme;
 public sealed partial class NvmeWorkload
 {
     private const uint StateMagic = 0x5744_4d54; // "TMDW"
-    private const ushort StateVersion = 1;
+    private const ushort StateVersion = 2;
 
     /// <summary>LIMIT: buffers of a workload, and so entries of its saved state.</summary>
     private const int MaximumBuffers = 1 << 16;
@@ -16,6 +16,7 @@ public sealed partial class NvmeWorkload
     /// <summary>One for each buffer: what is in flight into or out of it.</summary>
     private readonly Operation[] _operations;
 
+    private readonly LearnedContent? _learned;
     private readonly byte[] _actual;
     private readonly byte[] _wanted;
 
@@ -36,7 +37,8 @@ public sealed partial class NvmeWorkload
     }
 
     /// <summary>Blocks of the options' size that the disk has whole.</summary>
-    private ulong UnitCount => _driver.Namespace.ByteLength / (ulong)_options.BlockBytes;
+    private ulong UnitCount => Math.Min(
+        _driver.Namespace.ByteLength / (ulong)_options.BlockBytes, _learned is null ? ulong.MaxValue : LearnedContent.MaximumUnits);
 
     private uint[] Generations => _generations ??= new uint[WrittenUnits];
 
@@ -51,6 +53,13 @@ public sealed partial class NvmeWorkload
     {
         using var writer = new WorkloadStateWriter(StateMagic, StateVersion);
         writer.Block(_driver.SaveState());
+        WriteOwn(writer);
+        return writer.ToArray();
+    }
+
+    /// <summary>This object's state without the driver's.</summary>
+    private void WriteOwn(WorkloadStateWriter writer)
+    {
         writer.U32((uint)_options.BlockBytes);
         writer.U64(_options.BufferStart.Value);
         writer.U64(_random);
@@ -75,7 +84,8 @@ public sealed partial class NvmeWorkload
         writer.U32((uint)Generations.Length);
         foreach (uint generation in Generations)
             writer.U32(generation);
-        return writer.ToArray();
+        writer.Flag(_learned is not null);
+        _learned?.Save(writer);
     }
 
     /// <summary>Restores the driver and this object, before <see cref="Start"/>.</summary>
@@ -88,6 +98,13 @@ public sealed partial class NvmeWorkload
         if (reader.Failed)
             throw NotThisWorkload();
         _driver.RestoreState(driver);
+        if (!TryReadOwn(ref reader))
+            throw NotThisWorkload();
+    }
+
+    /// <summary>What <see cref="WriteOwn"/> wrote, to its end. False: damaged, or of other options.</summary>
+    private bool TryReadOwn(ref WorkloadStateReader reader)
+    {
         bool good = reader.U32() == (uint)_options.BlockBytes && reader.U64() == _options.BufferStart.Value;
         _random = reader.U64();
         _nextUnit = reader.U64();
@@ -116,9 +133,11 @@ public sealed partial class NvmeWorkload
         good = good && inFlight == _driver.OutstandingCount && reader.U32() == (uint)Generations.Length;
         for (int index = 0; good && index < Generations.Length; index++)
             Generations[index] = reader.U32();
+        good = good && reader.Flag() == (_learned is not null) && (_learned?.TryLoad(ref reader) ?? true);
         if (!good || !reader.IsComplete)
-            throw NotThisWorkload();
+            return false;
         _nextBuffer = (int)nextBuffer;
+        return true;
     }
 
     private NvmeException NotThisWorkload() =>
@@ -255,10 +274,12 @@ public sealed partial class NvmeWorkload
     private string? Compare(int buffer, Operation operation, string place)
     {
         _memory.Read(BufferAt(buffer), _actual);
+        if (operation.Generation == 0 && _learned is not null)
+            return _learned.Check(operation.Unit, _actual) ? null : $"{place} is not what it was when it was read before, in the buffer at {BufferAt(buffer)}.";
         if (operation.Generation != 0)
             FillWritten(_wanted, operation.Unit, operation.Generation);
         else
-            _expected.Read(operation.Unit * (ulong)_options.BlockBytes, _wanted);
+            _expected!.Read(operation.Unit * (ulong)_options.BlockBytes, _wanted);
         if (_actual.AsSpan().SequenceEqual(_wanted))
             return null;
         int at = _actual.AsSpan().CommonPrefixLength(_wanted);

@@ -24,7 +24,7 @@ public sealed partial class NvmeWorkload : IDisposable
     private readonly object _gate = new();
     private readonly NvmeDriver _driver;
     private readonly GuestMemory _memory;
-    private readonly IExpectedContent _expected;
+    private readonly IExpectedContent? _expected;
     private readonly NvmeWorkloadOptions _options;
     private readonly PausableThread _thread;
     private bool _started;
@@ -33,13 +33,14 @@ public sealed partial class NvmeWorkload : IDisposable
 
     /// <param name="driver">Ready, or restored together with this object. Used by this object's thread alone while it
     /// runs.</param>
+    /// <param name="expected">What the disk holds; null: what is read once must be read again, also on the other side
+    /// of a move.</param>
     /// <exception cref="ArgumentException">The options do not fit each other, the driver's queue, or guest
     /// memory.</exception>
-    public NvmeWorkload(NvmeDriver driver, GuestMemory memory, IExpectedContent expected, NvmeWorkloadOptions options)
+    public NvmeWorkload(NvmeDriver driver, GuestMemory memory, IExpectedContent? expected, NvmeWorkloadOptions options)
     {
         ArgumentNullException.ThrowIfNull(driver);
         ArgumentNullException.ThrowIfNull(memory);
-        ArgumentNullException.ThrowIfNull(expected);
         ArgumentNullException.ThrowIfNull(options);
         bool usable = options.Depth is >= 1 and <= 1023 && options.BlockBytes is >= 4096 and <= 1 << 20
             && options.BlockBytes % GuestPage.Size == 0 && options.BufferStart.Value % GuestPage.Size == 0
@@ -52,6 +53,7 @@ public sealed partial class NvmeWorkload : IDisposable
         _driver = driver;
         _memory = memory;
         _expected = expected;
+        _learned = expected is null ? new LearnedContent() : null;
         _options = options;
         _random = options.Seed;
         _operations = new Operation[(int)Math.Min(

@@ -32,8 +32,22 @@ public sealed record NvmeWorkloadOptions(string Name, GuestPhysicalAddress Buffe
     /// </summary>
     public int WritePercent { get; init; }
 
+    /// <summary>Whether a hand-over asks for the very same disk, or for an equal one.</summary>
+    public DiskMatch DiskMatch { get; init; }
+
     /// <summary>LIMIT: blocks that are written to; each costs four bytes of saved state.</summary>
     public int WriteUnits { get; init; } = 1024;
+}
+
+/// <summary>Which disk a driver-assisted hand-over accepts on the other side.</summary>
+public enum DiskMatch
+{
+    /// <summary>The same: equal serial number, model, capacity and block size (a disk that both hosts reach).</summary>
+    Serial,
+
+    /// <summary>A copy: equal capacity and block size. That the content is equal is the user's word; what is read is
+    /// compared.</summary>
+    Copy,
 }
 
 /// <summary>What a workload did since it was first started, on whichever side.</summary>

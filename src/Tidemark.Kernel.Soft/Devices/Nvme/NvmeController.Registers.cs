@@ -247,6 +247,13 @@ internal sealed partial class NvmeController
             return;
         }
 
+        // Another controller may have written the same disk while this one was off.
+        if (_disk.Reload() != Errno.Success)
+        {
+            FailFatally();
+            return;
+        }
+
         _completionQueues[0] = new NvmeCompletionQueue
         {
             Id = 0,

@@ -1,0 +1,16 @@
+#!/bin/sh
+# lab-devices: hands the profile's NVMe controllers to vfio-pci and makes its mdevs. Run in the guest.
+set -eu
+. /host/environment
+for address in $LAB_NVME; do
+    device=/sys/bus/pci/devices/$address
+    echo vfio-pci >"$device/driver_override"
+    [ ! -e "$device/driver" ] || echo "$address" >"$device/driver/unbind"
+    echo "$address" >/sys/bus/pci/drivers_probe
+    [ "$(basename "$(readlink "$device/driver")")" = vfio-pci ] || { echo "guest: $address is not bound to vfio-pci" >&2; exit 97; }
+done
+for uuid in $LAB_MTTY; do
+    echo "$uuid" >/sys/class/mdev_bus/mtty/mtty/mdev_supported_types/mtty-2/create
+done
+ls /dev/vfio /dev/vfio/devices 2>/dev/null | tr '\n' ' '
+echo

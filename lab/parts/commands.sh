@@ -1,0 +1,96 @@
+# Sourced by lab/run: what each NAME does.
+
+may_fetch() { # WHAT is about to be fetched or built
+    [ -n "$fetch" ] || fail "$1 is not in the cache $cache" "run ./lab/run prepare, or leave out --no-fetch"
+}
+
+lab_program() { # builds tidemark for the guest: compiled ahead of time, because compiling on emulated CPUs takes long
+    local out=$root/artifacts/lab/program log=$root/artifacts/lab/build.log
+    mkdir -p "$root/artifacts/lab"
+    if [ -e "$out/tidemark.dll" ] && [ -z "$(find "$root/src" "$root/Directory.Build.props" "$root/Directory.Packages.props" \
+        -newer "$out/tidemark.dll" \( -name '*.cs' -o -name '*.csproj' -o -name '*.props' \) -print -quit)" ]; then
+        return
+    fi
+    say "building tidemark for the guest"
+    rm -rf "$out"
+    # Files of its own, so that neither the lock files nor the build of ./tidemark change.
+    lab_publish "$root/src/Tidemark.Cli" "$out" >"$log" 2>&1 ||
+        fail "tidemark did not build ($(grep -m1 error "$log" || tail -n 1 "$log"))" "see $log"
+}
+
+lab_publish() { # PROJECT FOLDER
+    dotnet publish "$1" -c Release -r linux-x64 --self-contained false -p:PublishReadyToRun=true -p:RunAnalyzers=false \
+        -p:EnforceCodeStyleInBuild=false -p:TidemarkLockFolder="$root/artifacts/lab/locks" -p:DebugType=none \
+        -p:GenerateDocumentationFile=false -v quiet --artifacts-path "$root/artifacts/lab/build" -o "$2"
+}
+
+lab_folder() { # NAME: an empty folder for a run's results, with the program
+    local folder=$root/artifacts/lab/$1
+    rm -rf "$folder"
+    mkdir -p "$folder/program"
+    cp -r "$root/artifacts/lab/program/." "$folder/program/"
+    echo "$folder"
+}
+
+lab_script() { # FOLDER: standard input becomes what the guest runs
+    {
+        echo '#!/bin/sh'
+        echo 'export DOTNET_TieredPGO=0 DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1 TMPDIR=/tmp HOME=/root'
+        echo 'tidemark() { /usr/share/dotnet/dotnet /host/program/tidemark.dll "$@"; }'
+        echo 'lab-devices >/host/devices.txt 2>&1 || { cat /host/devices.txt; exit 97; }'
+        echo '. /host/environment'
+        cat
+    } >"$1/run.sh"
+    chmod +x "$1/run.sh"
+}
+
+# The devices that a profile's cases may use, as options.
+device_options='$(for device in $LAB_NVME $LAB_MTTY; do printf -- "--device %s " "$device"; done)'
+
+lab_conform() { # NAME PROFILE FILTER: the cases in the guest, then the same ones on the soft kernel
+    local folder status began=$SECONDS
+    lab_program
+    folder=$(lab_folder "$1")
+    lab_script "$folder" <<SCRIPT
+tidemark conform --kernel linux $device_options ${3:+--filter '$3'} --json >/host/linux.json 2>/host/errors.txt
+SCRIPT
+    guest_run "$2" "$folder" >"$folder/console.txt" 2>&1
+    status=$?
+    case $status in 0 | 1 | 3) ;; *) tail -n 15 "$folder/console.txt" "$folder/errors.txt" >&2; return $status ;; esac
+    "$root/tidemark" conform --kernel soft --profile "$2" --against "$folder/linux.json" ${3:+--filter "$3"}
+    status=$?
+    say "profile $2: $((SECONDS - began)) s; $folder"
+    return $status
+}
+
+lab_dispatch() { # NAME
+    local profile_name worst=0
+    case $1 in
+        prepare) kernel_make && qemu_stock_make && qemu_patched_make && guest_image ;;
+        conform) lab_conform conform "${profile:-vtd-dirty}" "$filter" ;;
+        legacy) lab_conform legacy legacy "${filter:-legacy}" ;;
+        mock | mtty | none | virtio | vtd | vtd-sm | vtd-fs | vtd-dirty | amd | amd-dirty) lab_conform "$1" "$1" "$filter" ;;
+        all)
+            for profile_name in $profiles; do
+                "$lab/run" "$profile_name" ${fetch:---no-fetch} || worst=1
+            done
+            return $worst ;;
+        demo) lab_demo ;;
+        tests) lab_tests ;;
+        record) lab_record ;;
+        run) lab_command ;;
+        *) fail "there is no run \"$1\"" "./lab/run --help lists them" 64 ;;
+    esac
+}
+
+lab_command() { # any tidemark command
+    local folder status quoted
+    [ ${#command[@]} -gt 0 ] || command=(check)
+    lab_program
+    folder=$(lab_folder run)
+    quoted=$(printf '%q ' "${command[@]}")
+    lab_script "$folder" <<<"tidemark $quoted"
+    guest_run "${profile:-vtd-dirty}" "$folder" 2>&1 | tee "$folder/console.txt" | grep -v '^guest: Linux'
+    status=${PIPESTATUS[0]}
+    return "$status"
+}

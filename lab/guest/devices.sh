@@ -10,7 +10,7 @@ for address in $LAB_NVME; do
     [ "$(basename "$(readlink "$device/driver")")" = vfio-pci ] || { echo "guest: $address is not bound to vfio-pci" >&2; exit 97; }
 done
 for uuid in $LAB_MTTY; do
-    echo "$uuid" >/sys/class/mdev_bus/mtty/mtty/mdev_supported_types/mtty-2/create
+    echo "$uuid" >/sys/devices/virtual/mtty/mtty/mdev_supported_types/mtty-2/create
 done
 ls /dev/vfio /dev/vfio/devices 2>/dev/null | tr '\n' ' '
 echo

@@ -90,7 +90,7 @@ lab_command() { # any tidemark command
     folder=$(lab_folder run)
     quoted=$(printf '%q ' "${command[@]}")
     lab_script "$folder" <<<"tidemark $quoted"
-    guest_run "${profile:-vtd-dirty}" "$folder" 2>&1 | tee "$folder/console.txt" | grep -v '^guest: Linux'
+    guest_run "${profile:-vtd-dirty}" "$folder" 2>&1 | tee "$folder/console.txt"
     status=${PIPESTATUS[0]}
     return "$status"
 }

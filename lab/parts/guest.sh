@@ -101,7 +101,7 @@ guest_run() { # PROFILE FOLDER: boots, runs FOLDER/run.sh; its exit code, or 98 
     timeout --kill-after=5 "${LIMIT:-600}" "$program" -machine "$machine" -accel "${ACCEL:-tcg,thread=multi}" \
         -cpu "${CPU:-max}" -smp "${CPUS:-2}" -m "${MEMORY:-3G}" \
         -nodefaults -no-user-config -display none -serial stdio -no-reboot \
-        -kernel "$(kernel_image)" -initrd "$cache/guest.cpio.gz" -append "console=ttyS0 quiet panic=-1 $append ${APPEND:-}" \
+        -kernel "$(kernel_image)" -initrd "$cache/guest.cpio.gz" -append "console=ttyS0 quiet loglevel=3 panic=-1 initcall_blacklist=nvme_init $append ${APPEND:-}" \
         "${iommu[@]}" "${devices[@]}" \
         -fsdev "local,id=host,path=$folder,security_model=none,multidevs=remap" -device virtio-9p-pci,fsdev=host,mount_tag=host \
         -fsdev "local,id=dotnet,path=$dotnet_root,security_model=none,multidevs=remap,readonly=on" \

@@ -3,7 +3,11 @@ namespace Tidemark.Kernel.Soft;
 /// <summary>
 /// The hardware of a soft host: its IOMMUs and the devices behind them. Immutable; a kernel is built over it.
 /// </summary>
-public sealed record SoftHost(IReadOnlyList<SoftIommuUnit> Iommus, IReadOnlyList<SoftNvme> Devices);
+public sealed record SoftHost(IReadOnlyList<SoftIommuUnit> Iommus, IReadOnlyList<SoftNvme> Devices)
+{
+    /// <summary>Mediated devices. They are behind no IOMMU.</summary>
+    public IReadOnlyList<SoftMtty> Mediated { get; init; } = [];
+}
 
 /// <summary>An IOMMU of a soft host.</summary>
 /// <param name="Name">Referred to by devices; unique in the host.</param>

@@ -1,5 +1,6 @@
 using System.Globalization;
 using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Devices.Mtty;
 using Tidemark.Kernel.Soft.Devices.Nvme;
 using Tidemark.Kernel.Soft.Files;
 using Tidemark.Kernel.Soft.Paging;
@@ -14,13 +15,35 @@ public sealed partial class SoftKernel
     {
         string number = path[SoftSysfs.DeviceNodePrefix.Length..];
         if (!int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int index)
-            || index >= _devices.Count)
+            || index >= _devices.Count + _mediated.Count)
         {
             return SyscallResult.Fail(Errno.ENOENT);
         }
 
+        if (index >= _devices.Count)
+            return SyscallResult.Ok(_files.Add(_mediated[index - _devices.Count].Open()));
+
         Errno errno = _devices[index].TryOpen(this, out SoftFile? file);
         return file is null ? SyscallResult.Fail(errno) : SyscallResult.Ok(_files.Add(file));
+    }
+
+    private void AddMediated(IReadOnlyList<SoftMtty> descriptions)
+    {
+        foreach (SoftMtty description in descriptions)
+        {
+            if (!Guid.TryParseExact(description.Uuid, "D", out _))
+                throw new ArgumentException($"{description.Uuid} is not a UUID.", nameof(descriptions));
+            if (description.Ports is not (1 or 2))
+            {
+                throw new ArgumentException(
+                    $"Device {description.Uuid} has {description.Ports} ports; it can have 1 or 2.",
+                    nameof(descriptions));
+            }
+
+            if (_mediated.Exists(other => other.Name == description.Uuid))
+                throw new ArgumentException($"Two devices have the UUID {description.Uuid}.", nameof(descriptions));
+            _mediated.Add(new MttyDevice(description, this));
+        }
     }
 
     /// <summary>A device of the description, and the thing itself once somebody opened it.</summary>
@@ -68,10 +91,10 @@ public sealed partial class SoftKernel
             }
         }
 
-        private SoftVfioDevice Build(SoftKernel kernel)
+        private PciVfioDevice Build(SoftKernel kernel)
         {
             var model = new NvmeController(Description, kernel._host, Port);
-            return new SoftVfioDevice(Description.Address, model, Port, VfioAbilities.Of(Description), kernel);
+            return new PciVfioDevice(Description.Address, model, Port, VfioAbilities.Of(Description), kernel);
         }
     }
 }

@@ -1,4 +1,5 @@
 using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Devices.Mtty;
 using Tidemark.Kernel.Soft.Files;
 using Tidemark.Kernel.Soft.Iommufd;
 using Tidemark.Kernel.Soft.Paging;
@@ -37,6 +38,7 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
     private readonly Lock _contextsGate = new();
     private readonly List<IommufdContext> _contexts = [];
     private readonly List<DeviceSlot> _devices = [];
+    private readonly List<MttyDevice> _mediated = [];
     private bool _disposed;
 
     /// <param name="host">Does what is not emulated. Not disposed.</param>
@@ -68,6 +70,7 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
             _devices.Add(new DeviceSlot(device, new DevicePort(unit, Physical)));
         }
 
+        AddMediated(hardware.Mediated);
         Sysfs = new SoftSysfs(hardware);
     }
 
@@ -109,6 +112,8 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
         _files.CloseAll();
         foreach (DeviceSlot slot in _devices)
             slot.Dispose();
+        foreach (MttyDevice device in _mediated)
+            device.Dispose();
         // Whatever is still bound can not reach memory any more.
         foreach (DeviceSlot slot in _devices)
             slot.Port.SetTable(null);

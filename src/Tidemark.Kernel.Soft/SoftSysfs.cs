@@ -11,6 +11,8 @@ namespace Tidemark.Kernel.Soft;
 /// /sys/devices/pci0000:00/ADDRESS/ vendor device class driver iommu_group vfio-dev/vfioN/dev
 /// /sys/kernel/iommu_groups/N/devices/ADDRESS -> ../../../../devices/pci0000:00/ADDRESS
 /// /sys/bus/pci/drivers/NAME/ADDRESS -> ../../../../devices/pci0000:00/ADDRESS
+/// /sys/bus/mdev/devices/UUID -> ../../../devices/virtual/mtty/mtty/UUID
+/// /sys/devices/virtual/mtty/mtty/UUID/ driver iommu_group mdev_type vfio-dev/vfioN/dev
 /// /dev/iommu  /dev/vfio/devices/vfioN
 /// </code>
 /// N counts devices from 0, for groups too.
@@ -27,6 +29,11 @@ internal sealed class SoftSysfs : ISysfs
     /// <summary>Major number of the VFIO nodes: of the range that Linux gives out as needed.</summary>
     private const int NodeMajor = 511;
 
+    private const string MttyHome = "/sys/devices/virtual/mtty/mtty";
+
+    /// <summary>Ports that all of mtty's devices may have together.</summary>
+    private const int MostMttyPorts = 24;
+
     private readonly Dictionary<string, Node> _nodes = new(StringComparer.Ordinal);
 
     public SoftSysfs(SoftHost hardware)
@@ -34,8 +41,13 @@ internal sealed class SoftSysfs : ISysfs
         AddFolder("/");
         AddFile(IommuNode, null);
         AddFolder(VfioFolder);
-        for (int index = 0; index < hardware.Devices.Count; index++)
+        int index = 0;
+        for (; index < hardware.Devices.Count; index++)
             AddDevice(hardware.Devices[index], index.ToString(CultureInfo.InvariantCulture));
+        foreach (SoftMtty device in hardware.Mediated)
+            AddMediated(device, (index++).ToString(CultureInfo.InvariantCulture));
+        if (hardware.Mediated.Count > 0)
+            AddMttyTypes(hardware.Mediated);
     }
 
     public IReadOnlyList<string> List(string path) =>
@@ -71,6 +83,46 @@ internal sealed class SoftSysfs : ISysfs
         AddLink($"/sys/kernel/iommu_groups/{number}/devices/{device.Address}",
             $"../../../../devices/pci0000:00/{device.Address}");
         AddFile($"{DeviceNodePrefix}{number}", null);
+    }
+
+    /// <summary>A device of the mdev bus under its parent, which is mtty's only one.</summary>
+    private void AddMediated(SoftMtty device, string number)
+    {
+        string home = $"{MttyHome}/{device.Uuid}";
+        AddLink($"{home}/driver", "../../../../../bus/mdev/drivers/mtty");
+        AddLink($"{home}/iommu_group", $"../../../../../kernel/iommu_groups/{number}");
+        AddLink($"{home}/mdev_type", $"../mdev_supported_types/mtty-{device.Ports}");
+        AddFile($"{home}/vendor/sample_mdev_dev", $"This is MDEV {device.Uuid}");
+        AddFile($"{home}/vfio-dev/vfio{number}/dev", $"{NodeMajor}:{number}");
+        AddLink($"/sys/bus/mdev/devices/{device.Uuid}", $"../../../devices/virtual/mtty/mtty/{device.Uuid}");
+        AddLink($"/sys/bus/mdev/drivers/mtty/{device.Uuid}", $"../../../../devices/virtual/mtty/mtty/{device.Uuid}");
+        AddLink($"/sys/kernel/iommu_groups/{number}/devices/{device.Uuid}",
+            $"../../../../devices/virtual/mtty/mtty/{device.Uuid}");
+        AddFile($"{DeviceNodePrefix}{number}", null);
+    }
+
+    private void AddMttyTypes(IReadOnlyList<SoftMtty> devices)
+    {
+        int left = MostMttyPorts - devices.Sum(device => device.Ports);
+        AddType(1, "Single port serial");
+        AddType(2, "Dual port serial");
+        AddLink("/sys/class/mdev_bus/mtty", "../../devices/virtual/mtty/mtty");
+        AddLink("/sys/class/mtty/mtty", "../../devices/virtual/mtty/mtty");
+        foreach (SoftMtty device in devices)
+        {
+            AddLink(
+                $"{MttyHome}/mdev_supported_types/mtty-{device.Ports}/devices/{device.Uuid}",
+                $"../../../{device.Uuid}");
+        }
+
+        void AddType(int ports, string name)
+        {
+            string type = $"{MttyHome}/mdev_supported_types/mtty-{ports}";
+            AddFile($"{type}/name", name);
+            AddFile($"{type}/device_api", "vfio-pci");
+            AddFile($"{type}/available_instances", (left / ports).ToString(CultureInfo.InvariantCulture));
+            AddFolder($"{type}/devices");
+        }
     }
 
     private void AddFolder(string path) =>

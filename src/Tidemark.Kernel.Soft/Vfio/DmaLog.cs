@@ -15,11 +15,8 @@ namespace Tidemark.Kernel.Soft.Vfio;
 // included. A write that marks after the clearing is in the next report.
 
 /// <summary>The DMA log of one open device. Calls come from any thread.</summary>
-internal sealed class DmaLog(IDmaPort port, IVfioHost kernel) : IDmaWriteObserver
+internal sealed class DmaLog(IDmaPort port, IVfioHost kernel) : IVfioDmaLog, IDmaWriteObserver
 {
-    /// <summary>The kernel's limit for the list of ranges: a page of them.</summary>
-    private const uint MaximumRanges = 256;
-
     private const ulong MinimumPage = 4096;
     private const ulong MaximumPage = 2 * 1024 * 1024;
 
@@ -34,7 +31,7 @@ internal sealed class DmaLog(IDmaPort port, IVfioHost kernel) : IDmaWriteObserve
     /// <summary>DMA_LOGGING_START. On success the page size is the one in use; on failure nothing changed.</summary>
     public Errno Start(ref VfioDeviceFeatureDmaLoggingControl control)
     {
-        Errno errno = ReadRanges(control, out List<VfioDeviceFeatureDmaLoggingRange> asked);
+        Errno errno = DmaLogRequest.ReadRanges(kernel, control, out List<VfioDeviceFeatureDmaLoggingRange> asked);
         if (errno != Errno.Success)
             return errno;
         lock (_gate)
@@ -83,10 +80,9 @@ internal sealed class DmaLog(IDmaPort port, IVfioHost kernel) : IDmaWriteObserve
     /// </summary>
     public Errno Report(in VfioDeviceFeatureDmaLoggingReport report)
     {
-        if (report.PageSize < MinimumPage || !BitOperations.IsPow2(report.PageSize))
-            return Errno.EINVAL;
-        if (report.Length > ulong.MaxValue - report.Iova)
-            return Errno.EOVERFLOW;
+        Errno errno = DmaLogRequest.Check(report);
+        if (errno != Errno.Success)
+            return errno;
         lock (_gate)
         {
             if (_ranges is not { } ranges)
@@ -121,37 +117,5 @@ internal sealed class DmaLog(IDmaPort port, IVfioHost kernel) : IDmaWriteObserve
 
         for (; low < ranges.Length && ranges[low].First <= last; low++)
             ranges[low].Mark(iova, last);
-    }
-
-    private Errno ReadRanges(
-        in VfioDeviceFeatureDmaLoggingControl control, out List<VfioDeviceFeatureDmaLoggingRange> ranges)
-    {
-        ranges = [];
-        if (control.NumRanges == 0)
-            return Errno.EINVAL;
-        if (control.NumRanges > MaximumRanges)
-            return Errno.E2BIG;
-        ulong mask = unchecked(control.PageSize - 1);
-        for (uint index = 0; index < control.NumRanges; index++)
-        {
-            ulong address = unchecked(control.Ranges + (index * 16UL));
-            if (!VfioArgument.TryReadUser(kernel, address, out VfioDeviceFeatureDmaLoggingRange range))
-                return Errno.EFAULT;
-            if (((range.Iova | range.Length) & mask) != 0)
-                return Errno.EINVAL;
-            if (range.Length > ulong.MaxValue - range.Iova)
-                return Errno.EOVERFLOW;
-            // An empty range at 0 counts as all of the address space here, as it does in Linux.
-            ulong last = unchecked(range.Iova + range.Length - 1);
-            foreach (VfioDeviceFeatureDmaLoggingRange other in ranges)
-            {
-                if (other.Iova <= last && unchecked(other.Iova + other.Length - 1) >= range.Iova)
-                    return Errno.EINVAL;
-            }
-
-            ranges.Add(range);
-        }
-
-        return Errno.Success;
     }
 }

@@ -82,12 +82,12 @@ internal sealed class SavingDataFile(MigrationStateMachine machine, SoftDeviceMo
     public override SyscallResult Ioctl(uint request, Span<byte> argument)
     {
         // Drivers without PRE_COPY have no ioctl on this file at all.
-        if (request != VfioRequests.MigGetPrecopyInfo.Value || !machine.Flags.HasFlag(VfioMigrationFlags.PreCopy))
+        if (!machine.Flags.HasFlag(VfioMigrationFlags.PreCopy))
             return SyscallResult.Fail(Errno.ENOTTY);
-        if (!VfioArgument.TryRead(argument, (int)VfioPrecopyInfo.MinimumSize, out VfioPrecopyInfo info))
-            return SyscallResult.Fail(Errno.EFAULT);
-        if (info.Argsz < VfioPrecopyInfo.MinimumSize)
-            return SyscallResult.Fail(Errno.EINVAL);
+        Errno errno = PrecopyInfoArgument.Read(
+            request, argument, machine.PrecopyInfoHasFlags, out VfioPrecopyInfo info);
+        if (errno != Errno.Success)
+            return SyscallResult.Fail(errno);
         lock (Gate)
         {
             // ORDER: the device's state is looked at before the session's.
@@ -96,8 +96,6 @@ internal sealed class SavingDataFile(MigrationStateMachine machine, SoftDeviceMo
             if (Disabled)
                 return SyscallResult.Fail(Errno.ENODEV);
             Refill();
-            if (machine.PrecopyInfoHasFlags)
-                info.Flags = VfioPrecopyInfoFlags.None;
             info.InitialBytes = (ulong)(_initial.Length - _initialRead);
             info.DirtyBytes = (ulong)(_changed.Length - _changedRead);
         }

@@ -1,5 +1,6 @@
 using Tidemark.Abi;
 using Tidemark.Kernel.Soft.Devices;
+using Tidemark.Kernel.Soft.Files;
 using Tidemark.Memory;
 using static Tidemark.Abi.VfioDeviceMigState;
 
@@ -29,25 +30,8 @@ namespace Tidemark.Kernel.Soft.Vfio;
 /// </summary>
 /// <param name="flags">The abilities; contains StopCopy.</param>
 internal sealed class MigrationStateMachine(SoftDeviceModel model, VfioMigrationFlags flags, Lock gate)
+    : IVfioMigration
 {
-    private const VfioMigrationFlags Basic = VfioMigrationFlags.StopCopy;
-
-    /// <summary>
-    /// The first arc from a state (row) towards a requested one (column), as if every ability were there. Error: none.
-    /// </summary>
-    private static readonly VfioDeviceMigState[][] NextHop =
-    [
-        // requested: Error, Stop, Running, StopCopy, Resuming, RunningP2P, PreCopy, PreCopyP2P
-        /* Error      */ [Error, Error, Error, Error, Error, Error, Error, Error],
-        /* Stop       */ [Error, Stop, RunningP2P, StopCopy, Resuming, RunningP2P, RunningP2P, RunningP2P],
-        /* Running    */ [Error, RunningP2P, Running, RunningP2P, RunningP2P, RunningP2P, PreCopy, RunningP2P],
-        /* StopCopy   */ [Error, Stop, Stop, StopCopy, Stop, Stop, Error, Error],
-        /* Resuming   */ [Error, Stop, Stop, Stop, Resuming, Stop, Stop, Stop],
-        /* RunningP2P */ [Error, Stop, Running, Stop, Stop, RunningP2P, Running, PreCopyP2P],
-        /* PreCopy    */ [Error, Running, Running, PreCopyP2P, Running, Running, PreCopy, PreCopyP2P],
-        /* PreCopyP2P */ [Error, RunningP2P, RunningP2P, StopCopy, RunningP2P, RunningP2P, PreCopy, PreCopyP2P],
-    ];
-
     private SavingDataFile? _saving;
     private ResumingDataFile? _resuming;
     private bool _initialTaken;
@@ -55,6 +39,8 @@ internal sealed class MigrationStateMachine(SoftDeviceModel model, VfioMigration
     public VfioDeviceMigState State { get; private set; } = Running;
 
     public VfioMigrationFlags Flags => flags;
+
+    public ulong DataSize => model.FinalStateSize;
 
     /// <summary>Whether a saving session is in its PRE_COPY phase.</summary>
     public bool IsPreCopying => State is PreCopy or PreCopyP2P;
@@ -68,14 +54,28 @@ internal sealed class MigrationStateMachine(SoftDeviceModel model, VfioMigration
     /// Walks to <paramref name="target"/>. On failure the device is where it got to, see <see cref="State"/>.
     /// </summary>
     /// <param name="opened">The data stream that the last arc opened, or null: also when an open one goes on.</param>
-    public Errno Request(VfioDeviceMigState target, out MigrationDataFile? opened)
+    public Errno Request(VfioDeviceMigState target, out SoftFile? opened)
+    {
+        Errno errno = Walk(target, out MigrationDataFile? stream);
+        opened = stream;
+        return errno;
+    }
+
+    /// <summary>The device was reset: it runs, and no session is left.</summary>
+    public void Reset()
+    {
+        EndSessions();
+        State = Running;
+    }
+
+    private Errno Walk(VfioDeviceMigState target, out MigrationDataFile? opened)
     {
         opened = null;
-        if (target == Error || !IsSupported(target))
+        if (!MigrationArcs.IsReachable(target, flags))
             return Errno.EINVAL;
         while (State != target)
         {
-            VfioDeviceMigState next = Next(target);
+            VfioDeviceMigState next = MigrationArcs.Next(State, target, flags);
             if (next == Error)
                 return Errno.EINVAL;
             // A stream opened on the way is not the one asked for: nobody will ever have its descriptor.
@@ -87,32 +87,6 @@ internal sealed class MigrationStateMachine(SoftDeviceModel model, VfioMigration
         }
 
         return Errno.Success;
-    }
-
-    /// <summary>The device was reset: it runs, and no session is left.</summary>
-    public void Reset()
-    {
-        EndSessions();
-        State = Running;
-    }
-
-    private static VfioMigrationFlags Needed(VfioDeviceMigState state) => state switch
-    {
-        RunningP2P => Basic | VfioMigrationFlags.P2P,
-        PreCopy => Basic | VfioMigrationFlags.PreCopy,
-        PreCopyP2P => Basic | VfioMigrationFlags.P2P | VfioMigrationFlags.PreCopy,
-        _ => Basic,
-    };
-
-    private bool IsSupported(VfioDeviceMigState state) =>
-        (uint)state < (uint)NextHop.Length && (flags & Needed(state)) == Needed(state);
-
-    private VfioDeviceMigState Next(VfioDeviceMigState target)
-    {
-        VfioDeviceMigState next = NextHop[(int)State][(int)target];
-        while (next != Error && !IsSupported(next))
-            next = NextHop[(int)next][(int)target];
-        return next;
     }
 
     private Errno Step(VfioDeviceMigState next, out MigrationDataFile? opened)

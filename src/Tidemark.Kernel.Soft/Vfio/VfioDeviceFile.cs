@@ -20,9 +20,9 @@ internal sealed class VfioDeviceFile(SoftVfioDevice device) : SoftFile
 
     public override SyscallResult Ioctl(uint request, Span<byte> argument)
     {
-        Errno errno = request == VfioRequests.DeviceBindIommufd.Value
-            ? Bind(argument)
-            : _open?.Ioctl(request, argument) ?? Errno.EINVAL;
+        if (request != VfioRequests.DeviceBindIommufd.Value)
+            return _open?.Ioctl(request, argument) ?? SyscallResult.Fail(Errno.EINVAL);
+        Errno errno = Bind(argument);
         return errno == Errno.Success ? SyscallResult.Ok() : SyscallResult.Fail(errno);
     }
 
@@ -85,11 +85,15 @@ internal sealed class VfioDeviceFile(SoftVfioDevice device) : SoftFile
         return Errno.Success;
     }
 
-    /// <summary>A token is for virtual functions; this device is none and refuses any.</summary>
+    /// <summary>
+    /// A token is for virtual functions and for physical ones that have some; these devices are neither and refuse any.
+    /// </summary>
     private Errno CheckToken(VfioDeviceBindIommufd bind)
     {
         if (bind.Flags == VfioDeviceBindFlags.None)
             return Errno.Success;
+        if (!device.ChecksTokens)
+            return Errno.EINVAL;
         Span<byte> token = stackalloc byte[TokenLength];
         return device.Kernel.TryReadUser(bind.TokenUuidPtr, token) ? Errno.EINVAL : Errno.EFAULT;
     }
@@ -105,7 +109,7 @@ internal sealed class VfioDeviceFile(SoftVfioDevice device) : SoftFile
             return Errno.EINVAL;
         if (device.IsDisposed)
             return Errno.ENODEV;
-        errno = iommu.Bind(device.Port, out IBoundDevice? bound);
+        errno = device.Bind(iommu, out IBoundDevice? bound);
         if (errno != Errno.Success || bound is null)
             return errno;
         _open = new VfioOpenDevice(device, bound);

@@ -1,133 +1,124 @@
 using System.Buffers.Binary;
 using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Files;
 using static Tidemark.Abi.VfioDeviceFeatureFlags;
 
 namespace Tidemark.Kernel.Soft.Vfio;
 
-/// <summary>VFIO_DEVICE_FEATURE of an open device.</summary>
-internal sealed class VfioFeatures(SoftVfioDevice device, MigrationStateMachine? migration, DmaLog? log)
+/// <summary>
+/// VFIO_DEVICE_FEATURE of an open device: migration and DMA logging are the core's, everything else is the driver's.
+/// </summary>
+internal sealed class VfioFeatures(SoftVfioDevice device, VfioDriver driver)
 {
     private const VfioDeviceFeatureFlags Known = Mask | Get | Set | Probe;
     private const int Header = (int)VfioDeviceFeature.StructSize;
 
-    private bool _lowPower;
+    private readonly IVfioMigration? _migration = driver.Migration;
+    private readonly IVfioDmaLog? _log = driver.Log;
 
-    public Errno Handle(Span<byte> argument)
+    public SyscallResult Handle(Span<byte> argument)
     {
         if (!VfioArgument.TryRead(argument, Header, out VfioDeviceFeature feature))
-            return Errno.EFAULT;
-        if (feature.Argsz < VfioDeviceFeature.MinimumSize || (feature.Flags & ~Known) != 0)
-            return Errno.EINVAL;
-        VfioDeviceFeatureFlags operation = feature.Flags & (Get | Set);
-        bool probe = feature.Flags.HasFlag(Probe);
-        if (operation == (Get | Set) && !probe)
-            return Errno.EINVAL;
-        var index = (VfioDeviceFeatureIndex)(feature.Flags & Mask);
+            return SyscallResult.Fail(Errno.EFAULT);
+        if (feature.Argsz < VfioDeviceFeature.MinimumSize || (feature.Flags & ~Known) != 0
+            || (feature.Flags & (Get | Set | Probe)) == (Get | Set))
+            return SyscallResult.Fail(Errno.EINVAL);
+        var call = new VfioFeatureCall(feature.Flags, feature.Argsz, argument[Header..]);
+        Errno errno;
+        switch (call.Index)
+        {
+            case VfioDeviceFeatureIndex.Migration:
+            case VfioDeviceFeatureIndex.MigDeviceState:
+            case VfioDeviceFeatureIndex.MigDataSize:
+                errno = _migration is null ? Errno.ENOTTY : Migrate(call, _migration);
+                break;
+            case VfioDeviceFeatureIndex.MigPrecopyInfoV2:
+                errno = EnablePrecopyFlags(call);
+                break;
+            case VfioDeviceFeatureIndex.DmaLoggingStart:
+            case VfioDeviceFeatureIndex.DmaLoggingStop:
+            case VfioDeviceFeatureIndex.DmaLoggingReport:
+                errno = _log is null ? Errno.ENOTTY : LogDma(call, _log);
+                break;
+            default:
+                return driver.Feature(call);
+        }
+
+        return errno == Errno.Success ? SyscallResult.Ok() : SyscallResult.Fail(errno);
+    }
+
+    private Errno Migrate(VfioFeatureCall call, IVfioMigration migration)
+    {
+        bool hasState = call.Index == VfioDeviceFeatureIndex.MigDeviceState;
+        if (!call.IsToCarry(hasState ? Get | Set : Get, payloadLength: 8, out Errno errno))
+            return errno;
+        Span<byte> payload = call.Payload[..8];
+        switch (call.Index)
+        {
+            case VfioDeviceFeatureIndex.Migration:
+                BinaryPrimitives.WriteUInt64LittleEndian(payload, (ulong)migration.Flags);
+                return Errno.Success;
+            case VfioDeviceFeatureIndex.MigDataSize:
+                lock (device.Gate)
+                    BinaryPrimitives.WriteUInt64LittleEndian(payload, migration.DataSize);
+                return Errno.Success;
+            default:
+                return call.IsGet ? GetState(payload, migration) : SetState(payload, migration);
+        }
+    }
+
+    private Errno EnablePrecopyFlags(VfioFeatureCall call)
+    {
         // ORDER: the one feature whose absence is EINVAL, for a probe too.
-        if (index == VfioDeviceFeatureIndex.MigPrecopyInfoV2
-            && migration?.Flags.HasFlag(VfioMigrationFlags.PreCopy) != true)
+        if (_migration?.Flags.HasFlag(VfioMigrationFlags.PreCopy) != true)
             return Errno.EINVAL;
-        VfioDeviceFeatureFlags offered = Operations(index);
-        if (offered == None)
-            return Errno.ENOTTY;
-        if ((operation & ~offered) != 0)
-            return Errno.EINVAL;
-        if (probe)
-            return Errno.Success;
-        uint payloadLength = PayloadLength(index);
-        if (operation == None || feature.Argsz - VfioDeviceFeature.StructSize < payloadLength)
-            return Errno.EINVAL;
-        Span<byte> payload = argument[Header..];
-        return payload.Length < payloadLength ? Errno.EFAULT : Carry(index, operation, payload[..(int)payloadLength]);
-    }
-
-    /// <summary>What a feature can be asked; None: the device does not have it.</summary>
-    private VfioDeviceFeatureFlags Operations(VfioDeviceFeatureIndex index)
-    {
-        switch (index)
-        {
-            case VfioDeviceFeatureIndex.Migration:
-            case VfioDeviceFeatureIndex.MigDataSize:
-                return migration is null ? None : Get;
-            case VfioDeviceFeatureIndex.MigDeviceState:
-                return migration is null ? None : Get | Set;
-            case VfioDeviceFeatureIndex.MigPrecopyInfoV2:
-            case VfioDeviceFeatureIndex.LowPowerEntry:
-            case VfioDeviceFeatureIndex.LowPowerEntryWithWakeup:
-            case VfioDeviceFeatureIndex.LowPowerExit:
-                return Set;
-            case VfioDeviceFeatureIndex.DmaLoggingStart:
-            case VfioDeviceFeatureIndex.DmaLoggingStop:
-                return log is null ? None : Set;
-            case VfioDeviceFeatureIndex.DmaLoggingReport:
-                return log is null ? None : Get;
-            default:
-                // LIMIT: no VF tokens, no BUS_MASTER (as vfio-pci), no DMA_BUF (as a kernel without peer-to-peer DMA).
-                return None;
-        }
-    }
-
-    private static uint PayloadLength(VfioDeviceFeatureIndex index) => index switch
-    {
-        VfioDeviceFeatureIndex.Migration => 8,
-        VfioDeviceFeatureIndex.MigDeviceState => 8,
-        VfioDeviceFeatureIndex.LowPowerEntryWithWakeup => 8,
-        VfioDeviceFeatureIndex.DmaLoggingStart => 24,
-        VfioDeviceFeatureIndex.DmaLoggingReport => 32,
-        VfioDeviceFeatureIndex.MigDataSize => 8,
-        _ => 0,
-    };
-
-    private Errno Carry(VfioDeviceFeatureIndex index, VfioDeviceFeatureFlags operation, Span<byte> payload)
-    {
-        switch (index)
-        {
-            case VfioDeviceFeatureIndex.Migration:
-                BinaryPrimitives.WriteUInt64LittleEndian(payload, (ulong)migration!.Flags);
-                return Errno.Success;
-            case VfioDeviceFeatureIndex.MigDeviceState:
-                return operation == Get ? GetState(payload) : SetState(payload);
-            case VfioDeviceFeatureIndex.MigDataSize:
-                lock (device.Gate)
-                    BinaryPrimitives.WriteUInt64LittleEndian(payload, device.Model.FinalStateSize);
-                return Errno.Success;
-            case VfioDeviceFeatureIndex.MigPrecopyInfoV2:
-                lock (device.Gate)
-                    migration!.PrecopyInfoHasFlags = true;
-                return Errno.Success;
-            case VfioDeviceFeatureIndex.DmaLoggingStart:
-                return StartLog(payload);
-            case VfioDeviceFeatureIndex.DmaLoggingStop:
-                log!.Stop();
-                return Errno.Success;
-            case VfioDeviceFeatureIndex.DmaLoggingReport:
-                VfioArgument.TryRead(payload, payload.Length, out VfioDeviceFeatureDmaLoggingReport report);
-                return log!.Report(report);
-            case VfioDeviceFeatureIndex.LowPowerEntryWithWakeup:
-                return EnterLowPower(wakeup: BinaryPrimitives.ReadInt32LittleEndian(payload));
-            case VfioDeviceFeatureIndex.LowPowerEntry:
-                return EnterLowPower(wakeup: null);
-            default:
-                lock (device.Gate)
-                    _lowPower = false;
-                return Errno.Success;
-        }
-    }
-
-    private Errno GetState(Span<byte> payload)
-    {
+        if (!call.IsToCarry(Set, payloadLength: 0, out Errno errno))
+            return errno;
         lock (device.Gate)
-            WriteState(payload, migration!.State, dataFd: -1);
+            _migration.PrecopyInfoHasFlags = true;
         return Errno.Success;
     }
 
-    private Errno SetState(Span<byte> payload)
+    private static Errno LogDma(VfioFeatureCall call, IVfioDmaLog log)
+    {
+        Errno errno;
+        switch (call.Index)
+        {
+            case VfioDeviceFeatureIndex.DmaLoggingStart:
+                if (!call.IsToCarry(Set, payloadLength: 24, out errno))
+                    return errno;
+                VfioArgument.TryRead(call.Payload, 24, out VfioDeviceFeatureDmaLoggingControl control);
+                errno = log.Start(ref control);
+                if (errno == Errno.Success)
+                    VfioArgument.Write(call.Payload, control, 24);
+                return errno;
+            case VfioDeviceFeatureIndex.DmaLoggingStop:
+                if (!call.IsToCarry(Set, payloadLength: 0, out errno))
+                    return errno;
+                log.Stop();
+                return Errno.Success;
+            default:
+                if (!call.IsToCarry(Get, payloadLength: 32, out errno))
+                    return errno;
+                VfioArgument.TryRead(call.Payload, 32, out VfioDeviceFeatureDmaLoggingReport report);
+                return log.Report(report);
+        }
+    }
+
+    private Errno GetState(Span<byte> payload, IVfioMigration migration)
+    {
+        lock (device.Gate)
+            WriteState(payload, migration.State, dataFd: -1);
+        return Errno.Success;
+    }
+
+    private Errno SetState(Span<byte> payload, IVfioMigration migration)
     {
         VfioArgument.TryRead(payload, payload.Length, out VfioDeviceFeatureMigState state);
         Errno errno;
-        MigrationDataFile? opened;
+        SoftFile? opened;
         lock (device.Gate)
-            errno = migration!.Request(state.DeviceState, out opened);
+            errno = migration.Request(state.DeviceState, out opened);
         int dataFd = -1;
         if (errno == Errno.Success && opened is not null)
         {
@@ -149,38 +140,5 @@ internal sealed class VfioFeatures(SoftVfioDevice device, MigrationStateMachine?
     {
         var answer = new VfioDeviceFeatureMigState { DeviceState = state, DataFd = dataFd };
         VfioArgument.Write(payload, answer, payload.Length);
-    }
-
-    private Errno StartLog(Span<byte> payload)
-    {
-        VfioArgument.TryRead(payload, payload.Length, out VfioDeviceFeatureDmaLoggingControl control);
-        Errno errno = log!.Start(ref control);
-        if (errno == Errno.Success)
-            VfioArgument.Write(payload, control, payload.Length);
-        return errno;
-    }
-
-    /// <summary>Low power is a note in the driver only: nothing sleeps, and any call wakes the device.</summary>
-    private Errno EnterLowPower(int? wakeup)
-    {
-        if (wakeup is { } eventfd)
-        {
-            if (eventfd < 0)
-                return Errno.EINVAL;
-            // The device never wakes by itself, so the eventfd is checked and not kept.
-            var line = new InterruptLine(device.Kernel.Host);
-            Errno errno = line.Set(eventfd);
-            if (errno != Errno.Success)
-                return errno;
-            line.Set(-1);
-        }
-
-        lock (device.Gate)
-        {
-            if (_lowPower)
-                return Errno.EINVAL;
-            _lowPower = true;
-            return Errno.Success;
-        }
     }
 }

@@ -1,5 +1,4 @@
 using System.Buffers.Binary;
-using System.Numerics;
 using Tidemark.Abi;
 using Tidemark.Kernel.Soft.Devices;
 using static Tidemark.Abi.VfioIrqSetFlags;
@@ -57,15 +56,9 @@ internal sealed class VfioInterrupts
     /// <summary>VFIO_DEVICE_SET_IRQS.</summary>
     public Errno Set(ReadOnlySpan<byte> argument)
     {
-        if (!VfioArgument.TryRead(argument, (int)VfioIrqSet.MinimumSize, out VfioIrqSet set))
-            return Errno.EFAULT;
-        Errno errno = Validate(set, out uint elementLength);
+        Errno errno = IrqSetArgument.Read(argument, LineCount, out VfioIrqSet set, out ReadOnlySpan<byte> data);
         if (errno != Errno.Success)
             return errno;
-        uint dataLength = elementLength * set.Count;
-        if (argument.Length - (int)VfioIrqSet.MinimumSize < dataLength)
-            return Errno.EFAULT;
-        ReadOnlySpan<byte> data = argument.Slice((int)VfioIrqSet.MinimumSize, (int)dataLength);
         VfioIrqSetFlags action = set.Flags & ActionTypeMask;
         return ((VfioPciIrqIndex)set.Index, action) switch
         {
@@ -127,27 +120,6 @@ internal sealed class VfioInterrupts
         VfioPciIrqIndex.Err or VfioPciIrqIndex.Req => 1,
         _ => 0,
     };
-
-    private Errno Validate(VfioIrqSet set, out uint elementLength)
-    {
-        elementLength = 0;
-        uint lines = set.Index < (uint)VfioPciIrqIndex.Count ? LineCount(set.Index) : 0;
-        if (set.Argsz < VfioIrqSet.MinimumSize
-            || set.Index >= (uint)VfioPciIrqIndex.Count
-            || (set.Flags & ~(DataTypeMask | ActionTypeMask)) != 0
-            || BitOperations.PopCount((uint)(set.Flags & DataTypeMask)) != 1
-            || BitOperations.PopCount((uint)(set.Flags & ActionTypeMask)) != 1
-            || set.Start >= lines
-            || set.Count > lines - set.Start)
-            return Errno.EINVAL;
-        elementLength = (set.Flags & DataTypeMask) switch
-        {
-            DataBool => sizeof(byte),
-            DataEventfd => sizeof(int),
-            _ => 0,
-        };
-        return set.Argsz - VfioIrqSet.MinimumSize < elementLength * set.Count ? Errno.EINVAL : Errno.Success;
-    }
 
     private Errno TriggerMsix(VfioIrqSet set, ReadOnlySpan<byte> data)
     {

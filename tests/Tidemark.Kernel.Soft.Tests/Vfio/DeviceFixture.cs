@@ -14,7 +14,7 @@ internal sealed class DeviceFixture
 
     public DeviceFixture(VfioMigrationFlags migration = All, bool dmaLogging = true, bool bound = true)
     {
-        Device = new SoftVfioDevice("0000:01:02.3", Model, Port, new VfioAbilities(migration, dmaLogging), Host);
+        Device = new PciVfioDevice("0000:01:02.3", Model, Port, new VfioAbilities(migration, dmaLogging), Host);
         File = Device.Open();
         if (!bound)
             return;

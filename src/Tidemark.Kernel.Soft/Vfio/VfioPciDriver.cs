@@ -1,0 +1,215 @@
+using System.Buffers.Binary;
+using System.Globalization;
+using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Iommufd;
+
+namespace Tidemark.Kernel.Soft.Vfio;
+
+/// <summary>
+/// vfio-pci, or a variant of it that adds migration, on an open PCI function: everything that the last close undoes.
+/// </summary>
+internal sealed class VfioPciDriver : VfioDriver
+{
+    private const int HotResetHeader = (int)VfioPciHotResetInfo.StructSize;
+    private const int HotResetEntry = 8;
+
+    private readonly PciVfioDevice _device;
+    private readonly IBoundDevice _bound;
+    private readonly VfioRegions _regions;
+    private readonly VfioInterrupts _interrupts;
+    private readonly MigrationStateMachine? _migration;
+    private readonly DmaLog? _log;
+    private bool _lowPower;
+
+    public VfioPciDriver(PciVfioDevice device, IBoundDevice bound)
+    {
+        _device = device;
+        _bound = bound;
+        _regions = new VfioRegions(device.Model);
+        _interrupts = new VfioInterrupts(device.Model, device.Kernel.Host);
+        if (device.Abilities.Migration != VfioMigrationFlags.None)
+            _migration = new MigrationStateMachine(device.Model, device.Abilities.Migration, device.Gate);
+        if (device.Abilities.DmaLogging)
+            _log = new DmaLog(device.Port, device.Kernel);
+    }
+
+    public override IVfioMigration? Migration => _migration;
+
+    public override IVfioDmaLog? Log => _log;
+
+    public override Errno Ioctl(uint request, Span<byte> argument)
+    {
+        if (request == VfioRequests.DeviceGetInfo.Value)
+            return GetInfo(argument);
+        if (request == VfioRequests.DeviceGetIrqInfo.Value)
+            return _interrupts.GetInfo(argument);
+        if (request == VfioRequests.DeviceSetIrqs.Value)
+        {
+            lock (_device.Gate)
+                return _interrupts.Set(argument);
+        }
+
+        if (request == VfioRequests.DeviceReset.Value)
+            return Reset();
+        if (request == VfioRequests.DeviceGetPciHotResetInfo.Value)
+            return GetHotResetInfo(argument);
+        // LIMIT: no ioeventfds; graphics is not a matter of this device.
+        return request == VfioRequests.DevicePciHotReset.Value ? HotReset(argument) : Errno.ENOTTY;
+    }
+
+    public override Errno GetRegionInfo(Span<byte> argument) => _regions.GetInfo(argument);
+
+    public override SyscallResult Feature(VfioFeatureCall call)
+    {
+        Errno errno;
+        switch (call.Index)
+        {
+            case VfioDeviceFeatureIndex.LowPowerEntry:
+                if (call.IsToCarry(VfioDeviceFeatureFlags.Set, payloadLength: 0, out errno))
+                    errno = EnterLowPower(wakeup: null);
+                break;
+            case VfioDeviceFeatureIndex.LowPowerEntryWithWakeup:
+                if (call.IsToCarry(VfioDeviceFeatureFlags.Set, payloadLength: 8, out errno))
+                    errno = EnterLowPower(BinaryPrimitives.ReadInt32LittleEndian(call.Payload));
+                break;
+            case VfioDeviceFeatureIndex.LowPowerExit:
+                if (call.IsToCarry(VfioDeviceFeatureFlags.Set, payloadLength: 0, out errno))
+                {
+                    lock (_device.Gate)
+                        _lowPower = false;
+                }
+
+                break;
+            default:
+                // LIMIT: no VF tokens, no BUS_MASTER (as vfio-pci), no DMA_BUF (as a kernel without peer-to-peer DMA).
+                errno = Errno.ENOTTY;
+                break;
+        }
+
+        return errno == Errno.Success ? SyscallResult.Ok() : SyscallResult.Fail(errno);
+    }
+
+    public override SyscallResult Read(Span<byte> buffer, ulong offset)
+    {
+        lock (_device.Gate)
+            return _regions.Read(buffer, offset);
+    }
+
+    public override SyscallResult Write(ReadOnlySpan<byte> buffer, ulong offset)
+    {
+        lock (_device.Gate)
+            return _regions.Write(buffer, offset);
+    }
+
+    public override SyscallResult ResolveMmap(
+        ulong byteLength, ulong offset, out int hostFd, out ulong hostOffset) =>
+        _regions.ResolveMmap(byteLength, offset, out hostFd, out hostOffset);
+
+    /// <summary>The device is reset and silent.</summary>
+    public override void Close()
+    {
+        _interrupts.DisableAll();
+        _device.Model.Reset();
+        _migration?.Reset();
+        _log?.Stop();
+    }
+
+    private static Errno GetInfo(Span<byte> argument)
+    {
+        if (!VfioArgument.TryRead(argument, (int)VfioDeviceInfo.MinimumSize, out VfioDeviceInfo info))
+            return Errno.EFAULT;
+        if (info.Argsz < VfioDeviceInfo.MinimumSize)
+            return Errno.EINVAL;
+        int answered = (int)Math.Min(info.Argsz, VfioDeviceInfo.StructSize);
+        if (argument.Length < answered)
+            return Errno.EFAULT;
+        info.Flags = VfioDeviceFlags.Reset | VfioDeviceFlags.Pci;
+        info.NumRegions = (uint)VfioPciRegionIndex.Count;
+        info.NumIrqs = (uint)VfioPciIrqIndex.Count;
+        VfioArgument.Write(argument, info, answered);
+        return Errno.Success;
+    }
+
+    private Errno Reset()
+    {
+        lock (_device.Gate)
+        {
+            _device.Model.Reset();
+            _migration?.Reset();
+            _interrupts.Restore();
+        }
+
+        return Errno.Success;
+    }
+
+    /// <summary>The devices that a bus reset touches: this one, alone in its group and on its bus.</summary>
+    private Errno GetHotResetInfo(Span<byte> argument)
+    {
+        if (!VfioArgument.TryRead(argument, HotResetHeader, out VfioPciHotResetInfo info))
+            return Errno.EFAULT;
+        if (info.Argsz < HotResetHeader)
+            return Errno.EINVAL;
+        info.Flags = VfioPciHotResetFlags.DevId | VfioPciHotResetFlags.DevIdOwned;
+        info.Count = 1;
+        bool fits = info.Argsz - HotResetHeader >= HotResetEntry;
+        if (fits && argument.Length < HotResetHeader + HotResetEntry)
+            return Errno.EFAULT;
+        VfioArgument.Write(argument, info, HotResetHeader);
+        if (!fits)
+            return Errno.ENOSPC;
+        VfioArgument.Write(argument[HotResetHeader..], ThisDevice(), HotResetEntry);
+        return Errno.Success;
+    }
+
+    private VfioPciDependentDevice ThisDevice()
+    {
+        var entry = new VfioPciDependentDevice { Devid = _bound.DeviceId };
+        string[] parts = _device.Name.Split(':', '.');
+        if (parts.Length == 4
+            && ushort.TryParse(parts[0], NumberStyles.HexNumber, CultureInfo.InvariantCulture, out ushort segment)
+            && byte.TryParse(parts[1], NumberStyles.HexNumber, CultureInfo.InvariantCulture, out byte bus)
+            && byte.TryParse(parts[2], NumberStyles.HexNumber, CultureInfo.InvariantCulture, out byte slot)
+            && byte.TryParse(parts[3], NumberStyles.HexNumber, CultureInfo.InvariantCulture, out byte function))
+        {
+            entry.Segment = segment;
+            entry.Bus = bus;
+            entry.Devfn = (byte)(((slot & 0x1F) << 3) | (function & 7));
+        }
+
+        return entry;
+    }
+
+    private Errno HotReset(ReadOnlySpan<byte> argument)
+    {
+        if (!VfioArgument.TryRead(argument, (int)VfioPciHotReset.MinimumSize, out VfioPciHotReset reset))
+            return Errno.EFAULT;
+        // A device file proves what it owns by its iommufd: a list of groups has no place here.
+        if (reset.Argsz < VfioPciHotReset.MinimumSize || reset.Flags != 0 || reset.Count != 0)
+            return Errno.EINVAL;
+        return Reset();
+    }
+
+    /// <summary>Low power is a note in the driver only: nothing sleeps, and any call wakes the device.</summary>
+    private Errno EnterLowPower(int? wakeup)
+    {
+        if (wakeup is { } eventfd)
+        {
+            if (eventfd < 0)
+                return Errno.EINVAL;
+            // The device never wakes by itself, so the eventfd is checked and not kept.
+            var line = new InterruptLine(_device.Kernel.Host);
+            Errno errno = line.Set(eventfd);
+            if (errno != Errno.Success)
+                return errno;
+            line.Set(-1);
+        }
+
+        lock (_device.Gate)
+        {
+            if (_lowPower)
+                return Errno.EINVAL;
+            _lowPower = true;
+            return Errno.Success;
+        }
+    }
+}

@@ -25,8 +25,6 @@ internal static class VfioIrqCases
             new("unknown-flag", "flags", Errno.EINVAL, (_, ref request) => request.Flags |= (VfioIrqSetFlags)0x40),
             new("no-data-type", "flags", Errno.EINVAL, (_, ref request) => request.Flags = Trigger),
             new("two-data-types", "flags", Errno.EINVAL, (_, ref request) => request.Flags |= VfioIrqSetFlags.DataBool),
-            new("no-action", "flags", Errno.EINVAL, (_, ref request) => request.Flags = VfioIrqSetFlags.DataEventfd),
-            new("two-actions", "flags", Errno.EINVAL, (_, ref request) => request.Flags |= VfioIrqSetFlags.ActionMask),
             new("start-beyond", "range", Errno.EINVAL,
                 (run, ref request) => request.Start = run.Device.Profile.MsixVectors),
             new("count-beyond", "range", Errno.EINVAL, (run, ref request) =>
@@ -35,6 +33,9 @@ internal static class VfioIrqCases
                 request.Argsz = 20 + (4 * request.Count);
             }),
             new("range-wraps", "range", Errno.EINVAL, (_, ref request) => request.Start = uint.MaxValue),
+            // UAPI: vfio_pci_set_irqs_ioctl: an action that is none of the three has no function, whatever its bits.
+            new("no-action", "flags", Errno.ENOTTY, (_, ref request) => request.Flags = VfioIrqSetFlags.DataEventfd),
+            new("two-actions", "flags", Errno.ENOTTY, (_, ref request) => request.Flags |= VfioIrqSetFlags.ActionMask),
             new("file-not-open", "data", Errno.EBADF, (_, ref request) => request.Data = [0x7FFF_0000]),
             new("not-an-eventfd", "data", Errno.EINVAL, (run, ref request) =>
                 request.Data = [run.CreateMemoryFile(CaseRun.Page).Number]));

@@ -7,6 +7,14 @@ public sealed record SoftHost(IReadOnlyList<SoftIommuUnit> Iommus, IReadOnlyList
 {
     /// <summary>Mediated devices. They are behind no IOMMU.</summary>
     public IReadOnlyList<SoftMtty> Mediated { get; init; } = [];
+
+    /// <summary>
+    /// <c>/dev/vfio/vfio</c> is iommufd's imitation of a container (CONFIG_IOMMUFD_VFIO_CONTAINER), not VFIO's own.
+    /// </summary>
+    public bool IommufdContainer { get; init; }
+
+    /// <summary>The parameter <c>vfio_iommu_type1.disable_hugepages</c>: type1 maps page by page.</summary>
+    public bool Type1DisablesHugePages { get; init; }
 }
 
 /// <summary>An IOMMU of a soft host.</summary>

@@ -5,6 +5,7 @@ using Tidemark.Kernel.Soft.Devices.Nvme;
 using Tidemark.Kernel.Soft.Files;
 using Tidemark.Kernel.Soft.Paging;
 using Tidemark.Kernel.Soft.Vfio;
+using Tidemark.Kernel.Soft.Vfio.Legacy;
 
 namespace Tidemark.Kernel.Soft;
 
@@ -42,12 +43,19 @@ public sealed partial class SoftKernel
 
             if (_mediated.Exists(other => other.Name == description.Uuid))
                 throw new ArgumentException($"Two devices have the UUID {description.Uuid}.", nameof(descriptions));
-            _mediated.Add(new MttyDevice(description, this));
+            var group = new VfioGroup(this, _devices.Count + _mediated.Count, description.Uuid, port: null);
+            var device = new MttyDevice(description, this) { Group = group };
+            group.Device = (out SoftVfioDevice? found) =>
+            {
+                found = device;
+                return Errno.Success;
+            };
+            _mediated.Add(device);
         }
     }
 
     /// <summary>A device of the description, and the thing itself once somebody opened it.</summary>
-    private sealed class DeviceSlot(SoftNvme description, DevicePort port) : IDisposable
+    private sealed class DeviceSlot(SoftNvme description, DevicePort port, VfioGroup group) : IDisposable
     {
         private readonly Lock _gate = new();
         private SoftVfioDevice? _device;
@@ -57,10 +65,21 @@ public sealed partial class SoftKernel
 
         public DevicePort Port { get; } = port;
 
+        /// <summary>The device's IOMMU group, which it has to itself.</summary>
+        public VfioGroup Group { get; } = group;
+
         /// <summary>A new open file. Otherwise the errno with which the device could not be built.</summary>
         public Errno TryOpen(SoftKernel kernel, out SoftFile? file)
         {
-            file = null;
+            Errno errno = TryGetDevice(kernel, out SoftVfioDevice? device);
+            file = device?.Open();
+            return errno;
+        }
+
+        /// <summary>The device, built now if it was not. Otherwise the errno with which it could not be.</summary>
+        public Errno TryGetDevice(SoftKernel kernel, out SoftVfioDevice? device)
+        {
+            device = null;
             lock (_gate)
             {
                 // The kernel is gone: a device built now would have a thread that nobody ends.
@@ -76,7 +95,7 @@ public sealed partial class SoftKernel
                     return failure.Errno;
                 }
 
-                file = _device.Open();
+                device = _device;
                 return Errno.Success;
             }
         }
@@ -94,7 +113,10 @@ public sealed partial class SoftKernel
         private PciVfioDevice Build(SoftKernel kernel)
         {
             var model = new NvmeController(Description, kernel._host, Port);
-            return new PciVfioDevice(Description.Address, model, Port, VfioAbilities.Of(Description), kernel);
+            return new PciVfioDevice(Description.Address, model, Port, VfioAbilities.Of(Description), kernel)
+            {
+                Group = Group,
+            };
         }
     }
 }

@@ -49,6 +49,7 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
         ArgumentNullException.ThrowIfNull(host);
         ArgumentNullException.ThrowIfNull(hardware);
         _host = host;
+        Hardware = hardware;
         Faults = faults;
         Physical = new PhysicalMemory(host);
         User = new UserMemory(host);
@@ -67,7 +68,7 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
 
             if (_devices.Exists(other => other.Description.Address == device.Address))
                 throw new ArgumentException($"Two devices have the address {device.Address}.", nameof(hardware));
-            _devices.Add(new DeviceSlot(device, new DevicePort(unit, Physical)));
+            AddSlot(device, new DevicePort(unit, Physical));
         }
 
         AddMediated(hardware.Mediated);
@@ -80,6 +81,8 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
     public ISysfs Sysfs { get; }
 
     IKernel IVfioHost.Host => _host;
+
+    internal SoftHost Hardware { get; }
 
     internal SoftKernelFaults Faults { get; }
 
@@ -124,9 +127,11 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
     {
         ArgumentNullException.ThrowIfNull(path);
         if (path == SoftSysfs.IommuNode)
-            return SyscallResult.Ok(_files.Add(new IommufdFile(this)));
+            return SyscallResult.Ok(_files.Add(new IommufdFile(this, isContainer: false)));
         if (path.StartsWith(SoftSysfs.DeviceNodePrefix, StringComparison.Ordinal))
             return OpenDevice(path);
+        if (path.StartsWith(SoftSysfs.GroupNodePrefix, StringComparison.Ordinal))
+            return OpenLegacy(path);
         // The host's own devices are not part of this machine.
         if (path.StartsWith(SoftSysfs.VfioFolder, StringComparison.Ordinal))
             return SyscallResult.Fail(Errno.ENOENT);
@@ -304,9 +309,9 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
 
     bool IVfioHost.TryWriteUser(ulong address, ReadOnlySpan<byte> from) => User.TryCopyOut(address, from);
 
-    internal IommufdContext CreateIommufd()
+    internal IommufdContext CreateIommufd(bool isContainer)
     {
-        var context = new IommufdContext(this);
+        var context = new IommufdContext(this, chargesProcess: isContainer);
         lock (_contextsGate)
             _contexts.Add(context);
         return context;

@@ -13,7 +13,7 @@ namespace Tidemark.Kernel.Soft;
 /// /sys/bus/pci/drivers/NAME/ADDRESS -> ../../../../devices/pci0000:00/ADDRESS
 /// /sys/bus/mdev/devices/UUID -> ../../../devices/virtual/mtty/mtty/UUID
 /// /sys/devices/virtual/mtty/mtty/UUID/ driver iommu_group mdev_type vfio-dev/vfioN/dev
-/// /dev/iommu  /dev/vfio/devices/vfioN
+/// /dev/iommu  /dev/vfio/devices/vfioN  /dev/vfio/N  /dev/vfio/vfio
 /// </code>
 /// N counts devices from 0, for groups too.
 /// </remarks>
@@ -21,6 +21,8 @@ internal sealed class SoftSysfs : ISysfs
 {
     public const string IommuNode = "/dev/iommu";
     public const string VfioFolder = "/dev/vfio";
+    public const string GroupNodePrefix = "/dev/vfio/";
+    public const string ContainerName = "vfio";
     public const string DeviceNodePrefix = "/dev/vfio/devices/vfio";
 
     /// <summary>LIMIT: links followed in one path, as in Linux.</summary>
@@ -41,6 +43,7 @@ internal sealed class SoftSysfs : ISysfs
         AddFolder("/");
         AddFile(IommuNode, null);
         AddFolder(VfioFolder);
+        AddFile($"{GroupNodePrefix}{ContainerName}", null);
         int index = 0;
         for (; index < hardware.Devices.Count; index++)
             AddDevice(hardware.Devices[index], index.ToString(CultureInfo.InvariantCulture));
@@ -83,6 +86,7 @@ internal sealed class SoftSysfs : ISysfs
         AddLink($"/sys/kernel/iommu_groups/{number}/devices/{device.Address}",
             $"../../../../devices/pci0000:00/{device.Address}");
         AddFile($"{DeviceNodePrefix}{number}", null);
+        AddFile($"{GroupNodePrefix}{number}", null);
     }
 
     /// <summary>A device of the mdev bus under its parent, which is mtty's only one.</summary>
@@ -99,6 +103,7 @@ internal sealed class SoftSysfs : ISysfs
         AddLink($"/sys/kernel/iommu_groups/{number}/devices/{device.Uuid}",
             $"../../../../devices/virtual/mtty/mtty/{device.Uuid}");
         AddFile($"{DeviceNodePrefix}{number}", null);
+        AddFile($"{GroupNodePrefix}{number}", null);
     }
 
     private void AddMttyTypes(IReadOnlyList<SoftMtty> devices)

@@ -67,9 +67,16 @@ internal sealed class Hwpt : IommuObject
         Users--;
     }
 
-    /// <summary>Shows an area whose pages are pinned. ENOMEM: no table pages; unmap the area's range then.</summary>
+    /// <summary>
+    /// Shows an area whose pages are pinned. ENOMEM: no table pages, EINVAL: neither readable nor writable; unmap the
+    /// area's range then.
+    /// </summary>
     public Errno Map(IoasArea area)
     {
+        // Only the VFIO compatibility maps without any permission, and these formats have no entry for that.
+        if (area.Permissions == 0
+            && Table.Format.Layout is PageTableLayout.VtdSecondStage or PageTableLayout.SmmuV3Stage1)
+            return Errno.EINVAL;
         PinnedPages pins = area.Pins!;
         ulong done = 0;
         ulong length = area.Last - area.First + 1;

@@ -12,7 +12,7 @@ namespace Tidemark.Kernel.Soft.Iommufd;
 /// Invariants: areas are sorted and disjoint; none touches a reserved range; every page table holds exactly the areas;
 /// pages are pinned exactly while there is a page table.
 /// </remarks>
-internal sealed class Ioas(IommufdContext context) : IommuObject
+internal sealed partial class Ioas(IommufdContext context) : IommuObject
 {
     private const ulong LargestAutomaticAlignment = 2 << 20;
 

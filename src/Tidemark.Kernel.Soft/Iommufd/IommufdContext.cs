@@ -24,7 +24,12 @@ internal sealed partial class IommufdContext : IIommuBinder
     private bool _chargesProcess;
     private int _references = 1;
 
-    public IommufdContext(SoftKernel kernel) => _kernel = kernel;
+    /// <param name="chargesProcess">Where locked memory is charged at first; a container's way is the process.</param>
+    public IommufdContext(SoftKernel kernel, bool chargesProcess)
+    {
+        _kernel = kernel;
+        _chargesProcess = chargesProcess;
+    }
 
     public Lock Gate { get; } = new();
 

@@ -4,19 +4,21 @@ using Tidemark.Kernel.Soft.Files;
 
 namespace Tidemark.Kernel.Soft.Iommufd;
 
-/// <summary>An open <c>/dev/iommu</c>.</summary>
-internal sealed class IommufdFile(SoftKernel kernel) : SoftFile
+/// <summary>An open <c>/dev/iommu</c>, or <c>/dev/vfio/vfio</c> where iommufd imitates it.</summary>
+internal sealed class IommufdFile(SoftKernel kernel, bool isContainer) : SoftFile
 {
     public override string Kind => "iommufd";
 
-    public IommufdContext Context { get; } = kernel.CreateIommufd();
+    public IommufdContext Context { get; } = kernel.CreateIommufd(isContainer);
 
     public override SyscallResult Ioctl(uint request, Span<byte> argument) => Context.Ioctl(request, argument);
 
     /// <summary>FIDELITY: the number would be an address; no structure is read from one, so it is always a bad
     /// one.</summary>
     public override SyscallResult IoctlValue(uint request, ulong argument) =>
-        SyscallResult.Fail(IommufdContext.IsInTable(request) ? Errno.EFAULT : Errno.ENOTTY);
+        IommufdContext.IsInTable(request)
+            ? SyscallResult.Fail(Errno.EFAULT)
+            : Context.CompatibilityIoctl(request, argument);
 
     /// <summary>Only a vIOMMU has something to map, and there is none.</summary>
     public override SyscallResult ResolveMmap(
@@ -46,13 +48,13 @@ internal sealed partial class IommufdContext
 
     private delegate Errno Handler<T>(IommufdContext context, ref T command);
 
-    /// <summary>FIDELITY: other numbers would be the VFIO compatibility requests, which are not there.</summary>
+    /// <summary>Other numbers are requests of a VFIO container.</summary>
     public static bool IsInTable(uint request) => (request & 0xFF) is >= FirstRequest and <= LastRequest;
 
     public SyscallResult Ioctl(uint request, Span<byte> argument)
     {
         if (!IsInTable(request))
-            return SyscallResult.Fail(Errno.ENOTTY);
+            return CompatibilityIoctl(request, argument);
         if (argument.Length < sizeof(uint))
             return SyscallResult.Fail(Errno.EFAULT);
         if (request != (RequestType | (request & 0xFF)))

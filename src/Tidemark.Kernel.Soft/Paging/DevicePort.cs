@@ -58,6 +58,9 @@ internal sealed partial class DevicePort : IDmaPort
     /// <summary>Takes the device's group for one binding; false: it has an owner.</summary>
     public bool TryClaim() => Interlocked.Exchange(ref _claimed, 1) == 0;
 
+    /// <summary>The device's group has an owner.</summary>
+    public bool IsClaimed => Volatile.Read(ref _claimed) != 0;
+
     /// <summary>Ends what <see cref="TryClaim"/> began.</summary>
     public void Disclaim() => Volatile.Write(ref _claimed, 0);
 

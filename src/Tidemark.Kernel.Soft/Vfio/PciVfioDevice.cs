@@ -1,6 +1,7 @@
 using Tidemark.Abi;
 using Tidemark.Kernel.Soft.Devices;
 using Tidemark.Kernel.Soft.Iommufd;
+using Tidemark.Kernel.Soft.Vfio.Legacy;
 
 namespace Tidemark.Kernel.Soft.Vfio;
 
@@ -21,7 +22,8 @@ internal sealed class PciVfioDevice(
 
     public override Errno Bind(IIommuBinder iommu, out IBoundDevice? bound) => iommu.Bind(Port, out bound);
 
-    public override VfioDriver OpenDriver(IBoundDevice bound) => new VfioPciDriver(this, bound);
+    public override VfioDriver OpenDriver(IBoundDevice bound, VfioGroup? group) =>
+        new VfioPciDriver(this, bound, group);
 
     protected override void DisposeHardware() => Model.Dispose();
 }

@@ -47,18 +47,21 @@ internal sealed class VfioDeviceFile(SoftVfioDevice device) : SoftFile
 
     public override void Release()
     {
+        if (_open is null)
+            return;
         lock (device.Gate)
         {
-            if (!ReferenceEquals(device.BoundFile, this))
-                return;
-            _open?.Close();
             _open = null;
-            device.EndBinding();
+            device.End();
         }
+
+        device.Group?.Unblock();
     }
 
-    private Errno Bind(Span<byte> argument)
+    /// <summary>The argument of a bind, and what is wrong with it whoever asks.</summary>
+    public static Errno ReadBind(ReadOnlySpan<byte> argument, out VfioDeviceBindIommufd bind)
     {
+        bind = default;
         if (!VfioArgument.TryRead(argument, sizeof(uint), out uint argsz))
             return Errno.EFAULT;
         if (argsz < VfioDeviceBindIommufd.MinimumSize)
@@ -67,18 +70,29 @@ internal sealed class VfioDeviceFile(SoftVfioDevice device) : SoftFile
             return Errno.EFAULT;
         if (argsz > BindLength && argument[BindLength..(int)argsz].ContainsAnyExcept((byte)0))
             return Errno.E2BIG;
-        VfioArgument.TryRead(argument, (int)Math.Min(argsz, BindLength), out VfioDeviceBindIommufd bind);
-        if (bind.Iommufd < 0 || (bind.Flags & ~VfioDeviceBindFlags.Token) != 0)
-            return Errno.EINVAL;
+        VfioArgument.TryRead(argument, (int)Math.Min(argsz, BindLength), out bind);
+        bool known = bind.Iommufd >= 0 && (bind.Flags & ~VfioDeviceBindFlags.Token) == 0;
+        return known ? Errno.Success : Errno.EINVAL;
+    }
+
+    private Errno Bind(Span<byte> argument)
+    {
+        Errno errno = ReadBind(argument, out VfioDeviceBindIommufd bind);
+        if (errno == Errno.Success)
+            errno = device.Group?.TryBlock() ?? Errno.Success;
+        if (errno != Errno.Success)
+            return errno;
         lock (device.Gate)
         {
-            if (_open is not null)
-                return Errno.EINVAL;
-            Errno errno = CheckToken(bind);
+            errno = _open is null ? CheckToken(bind) : Errno.EINVAL;
             if (errno == Errno.Success)
                 errno = BindTo(bind.Iommufd, out bind.OutDevid);
-            if (errno != Errno.Success)
-                return errno;
+        }
+
+        if (errno != Errno.Success)
+        {
+            device.Group?.Unblock();
+            return errno;
         }
 
         VfioArgument.Write(argument, bind, (int)VfioDeviceBindIommufd.MinimumSize);
@@ -105,15 +119,14 @@ internal sealed class VfioDeviceFile(SoftVfioDevice device) : SoftFile
         Errno errno = device.Kernel.FindIommu(iommufd, out IIommuBinder? iommu);
         if (errno != Errno.Success || iommu is null)
             return errno;
-        if (device.BoundFile is not null)
+        if (device.Opened is not null)
             return Errno.EINVAL;
         if (device.IsDisposed)
             return Errno.ENODEV;
         errno = device.Bind(iommu, out IBoundDevice? bound);
         if (errno != Errno.Success || bound is null)
             return errno;
-        _open = new VfioOpenDevice(device, bound);
-        device.BoundFile = this;
+        _open = device.Begin(bound, throughGroup: false);
         deviceId = _open.DeviceId;
         return Errno.Success;
     }

@@ -1,5 +1,6 @@
 using Tidemark.Abi;
 using Tidemark.Kernel.Soft.Iommufd;
+using Tidemark.Kernel.Soft.Vfio.Legacy;
 
 namespace Tidemark.Kernel.Soft.Vfio;
 
@@ -10,14 +11,17 @@ internal sealed class VfioOpenDevice
 {
     private readonly SoftVfioDevice _device;
     private readonly IBoundDevice _bound;
+    private readonly bool _isOfGroup;
     private readonly VfioDriver _driver;
     private readonly VfioFeatures _features;
 
-    public VfioOpenDevice(SoftVfioDevice device, IBoundDevice bound)
+    /// <param name="group">Through which it was opened; null: through its cdev.</param>
+    public VfioOpenDevice(SoftVfioDevice device, IBoundDevice bound, VfioGroup? group)
     {
         _device = device;
         _bound = bound;
-        _driver = device.OpenDriver(bound);
+        _isOfGroup = group is not null;
+        _driver = device.OpenDriver(bound, group);
         _features = new VfioFeatures(device, _driver);
     }
 
@@ -29,9 +33,10 @@ internal sealed class VfioOpenDevice
         if (request == VfioRequests.DeviceFeature.Value)
             return _features.Handle(argument);
         Errno errno;
-        if (request == VfioRequests.DeviceAttachIommufdPt.Value)
+        // Through a group the attachment is the container's, and these requests are the driver's to refuse.
+        if (request == VfioRequests.DeviceAttachIommufdPt.Value && !_isOfGroup)
             errno = Attach(argument);
-        else if (request == VfioRequests.DeviceDetachIommufdPt.Value)
+        else if (request == VfioRequests.DeviceDetachIommufdPt.Value && !_isOfGroup)
             errno = Detach(argument);
         else if (request == VfioRequests.DeviceGetRegionInfo.Value)
             errno = _driver.GetRegionInfo(argument);

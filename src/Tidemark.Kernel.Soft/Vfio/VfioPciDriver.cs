@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Globalization;
 using Tidemark.Abi;
 using Tidemark.Kernel.Soft.Iommufd;
+using Tidemark.Kernel.Soft.Vfio.Legacy;
 
 namespace Tidemark.Kernel.Soft.Vfio;
 
@@ -15,16 +16,19 @@ internal sealed class VfioPciDriver : VfioDriver
 
     private readonly PciVfioDevice _device;
     private readonly IBoundDevice _bound;
+    private readonly VfioGroup? _group;
     private readonly VfioRegions _regions;
     private readonly VfioInterrupts _interrupts;
     private readonly MigrationStateMachine? _migration;
     private readonly DmaLog? _log;
     private bool _lowPower;
 
-    public VfioPciDriver(PciVfioDevice device, IBoundDevice bound)
+    /// <param name="group">Through which the device was opened; null: through its cdev.</param>
+    public VfioPciDriver(PciVfioDevice device, IBoundDevice bound, VfioGroup? group)
     {
         _device = device;
         _bound = bound;
+        _group = group;
         _regions = new VfioRegions(device.Model);
         _interrupts = new VfioInterrupts(device.Model, device.Kernel.Host);
         if (device.Abilities.Migration != VfioMigrationFlags.None)
@@ -149,9 +153,11 @@ internal sealed class VfioPciDriver : VfioDriver
             return Errno.EFAULT;
         if (info.Argsz < HotResetHeader)
             return Errno.EINVAL;
-        info.Flags = VfioPciHotResetFlags.DevId | VfioPciHotResetFlags.DevIdOwned;
-        info.Count = 1;
         bool fits = info.Argsz - HotResetHeader >= HotResetEntry;
+        info.Flags = fits && _group is null
+            ? VfioPciHotResetFlags.DevId | VfioPciHotResetFlags.DevIdOwned
+            : VfioPciHotResetFlags.None;
+        info.Count = 1;
         if (fits && argument.Length < HotResetHeader + HotResetEntry)
             return Errno.EFAULT;
         VfioArgument.Write(argument, info, HotResetHeader);
@@ -163,7 +169,8 @@ internal sealed class VfioPciDriver : VfioDriver
 
     private VfioPciDependentDevice ThisDevice()
     {
-        var entry = new VfioPciDependentDevice { Devid = _bound.DeviceId };
+        // One field: the device's id in its iommufd, or its group.
+        var entry = new VfioPciDependentDevice { Devid = _group is null ? _bound.DeviceId : (uint)_group.Number };
         string[] parts = _device.Name.Split(':', '.');
         if (parts.Length == 4
             && ushort.TryParse(parts[0], NumberStyles.HexNumber, CultureInfo.InvariantCulture, out ushort segment)
@@ -183,10 +190,12 @@ internal sealed class VfioPciDriver : VfioDriver
     {
         if (!VfioArgument.TryRead(argument, (int)VfioPciHotReset.MinimumSize, out VfioPciHotReset reset))
             return Errno.EFAULT;
-        // A device file proves what it owns by its iommufd: a list of groups has no place here.
-        if (reset.Argsz < VfioPciHotReset.MinimumSize || reset.Flags != 0 || reset.Count != 0)
+        // What a cdev's file owns is proven by its iommufd, what a group's file owns by a list of groups.
+        if (reset.Argsz < VfioPciHotReset.MinimumSize || reset.Flags != 0 || (reset.Count == 0) != (_group is null))
             return Errno.EINVAL;
-        return Reset();
+        Errno errno = _group?.CheckHotReset(argument[(int)VfioPciHotReset.MinimumSize..], reset.Count)
+            ?? Errno.Success;
+        return errno == Errno.Success ? Reset() : errno;
     }
 
     /// <summary>Low power is a note in the driver only: nothing sleeps, and any call wakes the device.</summary>

@@ -85,7 +85,7 @@ public sealed class UserMemoryTests
     {
         using SoftKernel kernel = Empty();
         Assert.Equal(Errno.ENOENT, kernel.Open("/dev/vfio/devices/vfio0", OpenFlags.ReadWrite).Errno);
-        Assert.Equal(Errno.ENOENT, kernel.Open("/dev/vfio/vfio", OpenFlags.ReadWrite).Errno);
+        Assert.Equal(Errno.ENOENT, kernel.Open("/dev/vfio/0", OpenFlags.ReadWrite).Errno);
         int fd = (int)kernel.Open("/dev/iommu", OpenFlags.ReadWrite).Value;
         Assert.Equal(FdTable.First, fd);
         int other = (int)kernel.Dup(fd).Value;

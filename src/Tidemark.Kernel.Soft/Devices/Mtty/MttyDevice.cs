@@ -1,6 +1,7 @@
 using Tidemark.Abi;
 using Tidemark.Kernel.Soft.Iommufd;
 using Tidemark.Kernel.Soft.Vfio;
+using Tidemark.Kernel.Soft.Vfio.Legacy;
 
 namespace Tidemark.Kernel.Soft.Devices.Mtty;
 
@@ -40,7 +41,7 @@ internal sealed class MttyDevice : SoftVfioDevice, IIoasAccessOwner
         return errno;
     }
 
-    public override VfioDriver OpenDriver(IBoundDevice bound) => new MttyDriver(this);
+    public override VfioDriver OpenDriver(IBoundDevice bound, VfioGroup? group) => new MttyDriver(this);
 
     /// <summary>Nothing is pinned, so there is nothing to let go.</summary>
     public void OnUnmap(ulong iova, ulong byteLength)

@@ -24,16 +24,22 @@ internal static class ConformCommand
         {
             Description = "Only cases whose name or area contains this.", HelpName = "TEXT",
         };
+        var against = new Option<string?>("--against")
+        {
+            Description = "Results of another kernel, as --json wrote them: says which cases the two answer differently. A difference that docs/internals/divergences.md does not list makes the exit code 1.",
+            HelpName = "FILE",
+        };
         Option<string?> trace = SharedOptions.Trace();
         Option<bool> json = SharedOptions.Json();
         var command = new Command(
             "conform",
             "Check, case by case, whether this kernel keeps the promises of iommufd and VFIO.\n\nUses objects of its own and the devices named with --device, and nothing else. The soft kernel without --device gets a host of its own with a device of every kind.\nExit code 0 no case failed, 1 some did, 3 the kernel has no iommufd.")
         {
-            kernel, device, filter, trace, json,
+            kernel, device, filter, against, trace, json,
         };
         runner.Attach(command, (parsed, terminal, cancellation) =>
         {
+            ForeignResults? other = parsed.GetValue(against) is string file ? ForeignResults.Read(file) : null;
             using ConformHost host = ConformHost.Create(
                 parsed.GetValue(kernel), parsed.GetValue(device) ?? [], parsed.GetValue(trace));
             string? wanted = parsed.GetValue(filter);
@@ -46,13 +52,27 @@ internal static class ConformCommand
             foreach (DeviceProfile profile in context.Devices.Where(profile => profile.Problem is not null))
                 terminal.Note($"{profile.Address} can not be used: {profile.Problem}");
             IReadOnlyList<ConformanceResult> results = Run(context, cases, terminal, cancellation);
+            ConformanceComparison? comparison =
+                other is null ? null : ConformanceComparison.Of(results, other.Cases);
             if (parsed.GetValue(json))
-                terminal.Result(ToJson(context, results).ToJsonString());
+            {
+                JsonObject result = ToJson(context, results);
+                if (comparison is not null)
+                    result["against"] = ToJson(other!, comparison);
+                terminal.Result(result.ToJsonString());
+            }
             else
+            {
                 Show(terminal, context, results);
+                if (comparison is not null)
+                    Show(terminal, other!, comparison);
+            }
+
             if (!context.HasIommufd)
                 return ExitCode.NotSupported;
-            return results.Any(result => result.Verdict == ConformanceVerdict.Failed) ? ExitCode.Failed : ExitCode.Done;
+            bool failed = results.Any(result => result.Verdict == ConformanceVerdict.Failed)
+                || comparison?.Differences.Any(difference => difference.Known is null) == true;
+            return failed ? ExitCode.Failed : ExitCode.Done;
         });
         return command;
     }
@@ -102,6 +122,40 @@ internal static class ConformCommand
             $"{Count(results, ConformanceVerdict.Passed)} passed, {failed} failed, {Count(results, ConformanceVerdict.NotApplicable)} not applicable (kernel={context.Kernel.Identity})";
         terminal.Result(failed == 0 ? terminal.Good(summary) : terminal.Bad(summary));
     }
+
+    private static void Show(Terminal terminal, ForeignResults other, ConformanceComparison comparison)
+    {
+        foreach (ConformanceDifference difference in comparison.Differences)
+        {
+            bool known = difference.Known is not null;
+            terminal.Result(
+                $"{(known ? "listed difference" : terminal.Bad("difference"))} {terminal.Bold(difference.Here.Case.Name)}");
+            terminal.Result($"  here: {difference.Here.Reason ?? "passed"}");
+            terminal.Result($"  {other.Kernel}: {difference.There.Reason ?? "passed"}");
+            if (known)
+                terminal.Result($"  {difference.Known}");
+        }
+
+        int unlisted = comparison.Differences.Count(difference => difference.Known is null);
+        string summary =
+            $"against {other.Kernel}: {comparison.Agree} agree, {unlisted} differ, {comparison.Differences.Count - unlisted} differ as listed; only here {comparison.OnlyHere.Count}, only there {comparison.OnlyThere.Count}";
+        terminal.Result(unlisted == 0 ? terminal.Good(summary) : terminal.Bad(summary));
+    }
+
+    private static JsonObject ToJson(ForeignResults other, ConformanceComparison comparison) => new()
+    {
+        ["kernel"] = other.Kernel,
+        ["agree"] = comparison.Agree,
+        ["differences"] = new JsonArray([.. comparison.Differences.Select(difference => new JsonObject
+        {
+            ["name"] = difference.Here.Case.Name,
+            ["here"] = difference.Here.Reason ?? "passed",
+            ["there"] = difference.There.Reason ?? "passed",
+            ["known"] = difference.Known,
+        })]),
+        ["onlyHere"] = new JsonArray([.. comparison.OnlyHere.Select(name => (JsonNode)name)]),
+        ["onlyThere"] = new JsonArray([.. comparison.OnlyThere.Select(name => (JsonNode)name)]),
+    };
 
     private static int Count(IEnumerable<ConformanceResult> results, ConformanceVerdict verdict) =>
         results.Count(result => result.Verdict == verdict);

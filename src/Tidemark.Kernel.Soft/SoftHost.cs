@@ -15,6 +15,12 @@ public sealed record SoftHost(IReadOnlyList<SoftIommuUnit> Iommus, IReadOnlyList
 
     /// <summary>The parameter <c>vfio_iommu_type1.disable_hugepages</c>: type1 maps page by page.</summary>
     public bool Type1DisablesHugePages { get; init; }
+
+    /// <summary>
+    /// The kernel is built with IOMMUFD_TEST: <c>/dev/iommu</c> answers IOMMU_TEST_CMD, which makes devices that need no
+    /// hardware.
+    /// </summary>
+    public bool TestDomain { get; init; }
 }
 
 /// <summary>An IOMMU of a soft host.</summary>

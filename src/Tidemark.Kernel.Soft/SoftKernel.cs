@@ -51,6 +51,7 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
         _host = host;
         Hardware = hardware;
         Faults = faults;
+        HasTestDomain = hardware.TestDomain;
         Physical = new PhysicalMemory(host);
         User = new UserMemory(host);
         foreach (SoftNvme device in hardware.Devices)
@@ -257,36 +258,50 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
 
     public SyscallResult Userfaultfd(uint flags) => _host.Userfaultfd(flags);
 
-    /// <summary>Soft files are always readable and writable; with one of them asked about, nobody waits.</summary>
+    /// <summary>Soft files say themselves what they are ready for, and are asked again every few milliseconds.</summary>
     public SyscallResult Poll(Span<PollDescriptor> descriptors, int timeoutMilliseconds)
     {
-        int ready = 0;
+        const int Interval = 2;
         var hostSide = new PollDescriptor[descriptors.Length];
-        for (int index = 0; index < descriptors.Length; index++)
+        bool asksSoft = false;
+        while (true)
         {
-            ref PollDescriptor descriptor = ref descriptors[index];
-            hostSide[index] = descriptor;
-            if (!FdTable.IsSoft(descriptor.Fd))
+            int ready = 0;
+            for (int index = 0; index < descriptors.Length; index++)
+            {
+                ref PollDescriptor descriptor = ref descriptors[index];
+                hostSide[index] = descriptor;
+                if (!FdTable.IsSoft(descriptor.Fd))
+                    continue;
+                asksSoft = true;
+                // A negative number is ignored by poll, and keeps the indices as they are.
+                hostSide[index].Fd = -1;
+                descriptor.Returned = FindReady(descriptor.Fd) is PollEvents found
+                    ? descriptor.Events & found
+                    : PollEvents.Invalid;
+                if (descriptor.Returned != PollEvents.None)
+                    ready++;
+            }
+
+            bool again = asksSoft && ready == 0 && (timeoutMilliseconds < 0 || timeoutMilliseconds > Interval);
+            int wait = again ? Interval : ready == 0 ? timeoutMilliseconds : 0;
+            SyscallResult result = _host.Poll(hostSide, wait);
+            if (!result.Succeeded)
+                return result;
+            if (again && result.Value == 0)
+            {
+                timeoutMilliseconds -= timeoutMilliseconds < 0 ? 0 : Interval;
                 continue;
-            // A negative number is ignored by poll, and keeps the indices as they are.
-            hostSide[index].Fd = -1;
-            descriptor.Returned = IsOpen(descriptor.Fd)
-                ? descriptor.Events & (PollEvents.In | PollEvents.Out)
-                : PollEvents.Invalid;
-            if (descriptor.Returned != PollEvents.None)
-                ready++;
-        }
+            }
 
-        SyscallResult result = _host.Poll(hostSide, ready == 0 ? timeoutMilliseconds : 0);
-        if (!result.Succeeded)
-            return result;
-        for (int index = 0; index < descriptors.Length; index++)
-        {
-            if (!FdTable.IsSoft(descriptors[index].Fd))
-                descriptors[index].Returned = hostSide[index].Returned;
-        }
+            for (int index = 0; index < descriptors.Length; index++)
+            {
+                if (!FdTable.IsSoft(descriptors[index].Fd))
+                    descriptors[index].Returned = hostSide[index].Returned;
+            }
 
-        return SyscallResult.Ok(result.Value + ready);
+            return SyscallResult.Ok(result.Value + ready);
+        }
     }
 
     Errno IVfioHost.FindIommu(int descriptor, out IIommuBinder? iommu)
@@ -327,6 +342,16 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
     internal DevicePort PortOf(string address) =>
         _devices.Find(slot => slot.Description.Address == address)?.Port
             ?? throw new ArgumentException($"There is no device {address}.", nameof(address));
+
+    /// <summary>What a soft file is ready for; null: not open.</summary>
+    private PollEvents? FindReady(int fd)
+    {
+        if (!_files.TryAcquire(fd, out OpenFile? file))
+            return null;
+        PollEvents ready = file.File.Ready;
+        _files.Drop(file);
+        return ready;
+    }
 
     private bool IsOpen(int fd)
     {

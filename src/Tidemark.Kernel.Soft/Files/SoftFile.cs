@@ -34,6 +34,9 @@ internal abstract class SoftFile
         return SyscallResult.Fail(Errno.ENODEV);
     }
 
+    /// <summary>What poll finds. A file without an opinion can always be read and written.</summary>
+    public virtual PollEvents Ready => PollEvents.In | PollEvents.Out;
+
     /// <summary>The last descriptor was closed.</summary>
     public abstract void Release();
 }

@@ -4,23 +4,27 @@ using Tidemark.Kernel.Soft.Paging;
 namespace Tidemark.Kernel.Soft.Iommufd;
 
 /// <summary>
-/// A device bound to an iommufd context, and its attachment. Alone in its group, so there are no other devices to agree
-/// with.
+/// A device bound to an iommufd context, and its attachments: one of the device itself (PASID 0), and one of each PASID
+/// in use. Alone in its group, so there are no other devices to agree with.
 /// </summary>
 /// <remarks>
 /// <code>
-/// Bind -> unattached (DMA blocked) --Attach--> attached --Attach: replace--> attached --Detach--> unattached -> Unbind
+/// Bind -> unattached (DMA blocked) --attach--> attached --replace--> attached --Detach--> unattached -> Unbind
 /// </code>
+/// Each PASID goes this way by itself. Tables of PASIDs are allocated for it, and so must be the device's own then.
 /// </remarks>
 internal sealed class BoundDevice : IommuObject, IBoundDevice
 {
     private readonly IommufdContext _context;
-    private Hwpt? _hwpt;
+    private readonly bool _holdsContext;
+    private readonly Dictionary<uint, AttachableTable> _attached = [];
     private bool _unbound;
 
-    public BoundDevice(IommufdContext context, DevicePort port)
+    /// <param name="holdsContext">The context lives until the device is unbound, and has one reference for it.</param>
+    public BoundDevice(IommufdContext context, DevicePort port, bool holdsContext = true)
     {
         _context = context;
+        _holdsContext = holdsContext;
         Port = port;
         // Its driver holds it: DESTROY of a device's id is always EBUSY.
         Users = 1;
@@ -30,30 +34,42 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
 
     public uint DeviceId => Id;
 
+    /// <summary>The kernel's own test device; null: a real one.</summary>
+    public TestDomainDevice? TestDevice { get; init; }
+
+    /// <summary>log2 of the number of PASIDs, as GET_HW_INFO tells it.</summary>
+    public byte PasidBits => TestDevice?.PasidBits ?? 0;
+
+    /// <summary>What a PASID, or with 0 the device itself, is attached to.</summary>
+    public AttachableTable? TableOf(uint pasid) => _attached.GetValueOrDefault(pasid);
+
     public Errno Attach(ref uint pageTableId)
     {
         lock (_context.Gate)
-        {
-            if (_unbound)
-                return Errno.ENODEV;
-            IommuObject? target = _context.Objects.Find(pageTableId);
-            Errno errno = target switch
-            {
-                null => Errno.ENOENT,
-                Ioas ioas => AttachAutomatic(ioas),
-                Hwpt hwpt => AttachTo(hwpt),
-                _ => Errno.EINVAL,
-            };
-            if (errno == Errno.Success)
-                pageTableId = _hwpt!.Id;
-            return errno;
-        }
+            return Change(0, ref pageTableId, replace: _attached.ContainsKey(0));
     }
 
-    public void Detach()
+    /// <summary>Attaches what is unattached. EBUSY: it is attached already.</summary>
+    public Errno TryAttach(uint pasid, ref uint pageTableId)
     {
         lock (_context.Gate)
-            DetachLocked();
+            return Change(pasid, ref pageTableId, replace: false);
+    }
+
+    /// <summary>Moves what is attached. EINVAL: it is unattached. On failure nothing is changed.</summary>
+    public Errno TryReplace(uint pasid, ref uint pageTableId)
+    {
+        lock (_context.Gate)
+            return Change(pasid, ref pageTableId, replace: true);
+    }
+
+    public void Detach() => Detach(0);
+
+    /// <summary>Nothing when the PASID is not attached.</summary>
+    public void Detach(uint pasid)
+    {
+        lock (_context.Gate)
+            DetachLocked(pasid);
     }
 
     public void Unbind()
@@ -63,62 +79,140 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
             if (_unbound)
                 return;
             _unbound = true;
-            DetachLocked();
+            DetachAll();
             _context.Objects.Remove(this);
             Users = 0;
             Port.Disclaim();
         }
 
-        _context.Drop();
+        if (_holdsContext)
+            _context.Drop();
     }
 
-    public override void Destroy() => DetachLocked();
+    public override void Destroy() => DetachAll();
+
+    private void DetachAll()
+    {
+        foreach (uint pasid in _attached.Keys.ToArray())
+            DetachLocked(pasid);
+    }
+
+    private Errno Change(uint pasid, ref uint pageTableId, bool replace)
+    {
+        if (_unbound)
+            return Errno.ENODEV;
+        Errno errno = _context.Objects.Find(pageTableId) switch
+        {
+            null => Errno.ENOENT,
+            Ioas ioas => ChangeToAutomatic(pasid, ioas, replace),
+            AttachableTable table => ChangeTo(pasid, table, replace),
+            _ => Errno.EINVAL,
+        };
+        if (errno == Errno.Success)
+            pageTableId = _attached[pasid].Id;
+        return errno;
+    }
 
     /// <summary>The first automatic table that suits, in order of creation, or a new one without dirty
     /// tracking.</summary>
-    private Errno AttachAutomatic(Ioas ioas)
+    private Errno ChangeToAutomatic(uint pasid, Ioas ioas, bool replace)
     {
         foreach (Hwpt existing in ioas.Tables.ToArray())
         {
             if (!existing.IsAutomatic)
                 continue;
-            Errno errno = AttachTo(existing);
+            Errno errno = ChangeTo(pasid, existing, replace);
             if (errno != Errno.EINVAL)
                 return errno;
         }
 
-        // ORDER: the reserved regions are taken before the new table is filled, as in Linux.
-        Errno reserved = Reserve(ioas);
-        if (reserved != Errno.Success)
-            return reserved;
-        // FIDELITY: Linux attaches before it fills the table; here a failure to fill leaves the device where it was.
-        Errno created = _context.TryCreateHwpt(
-            ioas, Port.Driver, IommuHwptAllocFlags.None, automatic: true, out Hwpt? hwpt);
-        if (created == Errno.Success)
-            MoveTo(hwpt!);
-        else
-            Unreserve(ioas);
-        return created;
+        return replace ? ReplaceByNew(pasid, ioas) : AttachToNew(pasid, ioas);
     }
 
-    private Errno AttachTo(Hwpt hwpt)
+    private Errno AttachToNew(uint pasid, Ioas ioas)
     {
-        if (ReferenceEquals(_hwpt, hwpt))
-            return Errno.Success;
-        Errno reserved = Reserve(hwpt.Ioas);
-        if (reserved != Errno.Success)
-            return reserved;
-        if (!hwpt.Suits(Port.Driver))
-        {
-            Unreserve(hwpt.Ioas);
-            return Errno.EINVAL;
-        }
-
-        MoveTo(hwpt);
-        return Errno.Success;
+        if (_attached.ContainsKey(pasid))
+            return Errno.EBUSY;
+        // ORDER: the reserved regions are taken before the new table is filled, as in Linux.
+        Errno errno = pasid == 0 ? Reserve(ioas) : Errno.Success;
+        if (errno != Errno.Success)
+            return errno;
+        Hwpt? hwpt = null;
+        errno = CheckPasids(pasid, compatible: false);
+        // FIDELITY: Linux attaches before it fills the table; here a failure to fill leaves the device where it was.
+        if (errno == Errno.Success)
+            errno = CreateTable(ioas, out hwpt);
+        if (errno == Errno.Success)
+            MoveTo(pasid, hwpt!);
+        else if (pasid == 0)
+            Unreserve(ioas);
+        return errno;
     }
 
-    private bool IsIn(Ioas ioas) => ReferenceEquals(_hwpt?.Ioas, ioas);
+    private Errno ReplaceByNew(uint pasid, Ioas ioas)
+    {
+        Errno errno = CreateTable(ioas, out Hwpt? hwpt);
+        if (errno != Errno.Success)
+            return errno;
+        errno = ChangeTo(pasid, hwpt!, replace: true);
+        if (errno != Errno.Success)
+            _context.Objects.TryDestroy(hwpt!.Id);
+        return errno;
+    }
+
+    private Errno CreateTable(Ioas ioas, out Hwpt? hwpt) =>
+        _context.TryCreateHwpt(ioas, Port.Driver, IommuHwptAllocFlags.None, automatic: true, out hwpt);
+
+    private Errno ChangeTo(uint pasid, AttachableTable table, bool replace)
+    {
+        AttachableTable? current = TableOf(pasid);
+        if (replace && current is null)
+            return Errno.EINVAL;
+        if (replace && ReferenceEquals(current, table))
+            return Errno.Success;
+        if (!replace && current is not null)
+            return Errno.EBUSY;
+        Ioas ioas = table.Paging.Ioas;
+        Errno errno = pasid == 0 ? Reserve(ioas) : Errno.Success;
+        if (errno != Errno.Success)
+            return errno;
+        errno = CheckPasids(pasid, table.PasidCompatible);
+        if (errno == Errno.Success)
+            errno = pasid == 0 ? CheckDevice(table) : CheckPasid(pasid, table);
+        if (errno == Errno.Success)
+            MoveTo(pasid, table);
+        else if (pasid == 0)
+            Unreserve(ioas);
+        return errno;
+    }
+
+    /// <summary>The device's table and those of its PASIDs must all be made for PASIDs once there is one.</summary>
+    private Errno CheckPasids(uint pasid, bool compatible)
+    {
+        bool together = pasid == 0
+            ? compatible || !_attached.Keys.Any(other => other != 0)
+            : compatible && TableOf(0) is null or { PasidCompatible: true };
+        return together ? Errno.Success : Errno.EINVAL;
+    }
+
+    /// <summary>The IOMMU's driver, asked about the device itself.</summary>
+    private Errno CheckDevice(AttachableTable table) => table switch
+    {
+        Hwpt hwpt when hwpt.Suits(Port.Driver) => Errno.Success,
+        NestedHwpt when TestDevice is not null => Errno.Success,
+        _ => Errno.EINVAL,
+    };
+
+    /// <summary>The IOMMU's driver, asked about a PASID.</summary>
+    private Errno CheckPasid(uint pasid, AttachableTable table)
+    {
+        if (table.Paging.Driver.GetType() != Port.Driver.GetType())
+            return Errno.EINVAL;
+        // Of a device without PASIDs nothing is asked: it can not use what it is given.
+        return TestDevice?.CheckPasid(pasid) ?? Errno.Success;
+    }
+
+    private bool IsIn(Ioas ioas) => ReferenceEquals(TableOf(0)?.Paging.Ioas, ioas);
 
     /// <summary>Keeps the device's reserved regions of a space free, which may be there already.</summary>
     private Errno Reserve(Ioas ioas)
@@ -145,32 +239,46 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
     }
 
     /// <summary>From the present table, if any, to one that suits, in whose space the regions are reserved.</summary>
-    private void MoveTo(Hwpt hwpt)
+    private void MoveTo(uint pasid, AttachableTable table)
     {
-        Hwpt? previous = _hwpt;
-        bool sameSpace = IsIn(hwpt.Ioas);
-        hwpt.AddPort(Port);
-        _hwpt = hwpt;
+        AttachableTable? previous = TableOf(pasid);
+        bool sameSpace = IsIn(table.Paging.Ioas);
+        if (pasid == 0)
+            table.AddPort(Port);
+        else
+            table.Users++;
+        _attached[pasid] = table;
         if (previous is not null)
-            Leave(previous, sameSpace);
+            Leave(pasid, previous, sameSpace);
     }
 
-    private void DetachLocked()
+    private void DetachLocked(uint pasid)
     {
-        if (_hwpt is not Hwpt previous)
+        if (!_attached.Remove(pasid, out AttachableTable? previous))
             return;
-        _hwpt = null;
-        Port.SetTable(null);
-        Leave(previous, sameSpace: false);
+        if (pasid == 0)
+            Port.SetTable(null);
+        else
+            TestDevice?.OnPasidBlocked(pasid);
+        Leave(pasid, previous, sameSpace: false);
     }
 
-    /// <summary>The port no longer uses the table.</summary>
-    private void Leave(Hwpt hwpt, bool sameSpace)
+    /// <summary>The device, or the PASID, no longer uses the table.</summary>
+    private void Leave(uint pasid, AttachableTable table, bool sameSpace)
     {
-        hwpt.RemovePort(Port);
-        if (!sameSpace)
-            hwpt.Ioas.Unreserve(this);
-        if (hwpt.IsAutomatic && hwpt.Users == 0)
-            _context.Objects.TryDestroy(hwpt.Id);
+        table.Faults?.Forget(this, pasid);
+        if (pasid == 0)
+        {
+            table.RemovePort(Port);
+            if (!sameSpace)
+                table.Paging.Ioas.Unreserve(this);
+        }
+        else
+        {
+            table.Users--;
+        }
+
+        if (table is Hwpt { IsAutomatic: true, Users: 0 })
+            _context.Objects.TryDestroy(table.Id);
     }
 }

@@ -14,7 +14,7 @@ namespace Tidemark.Kernel.Soft.Iommufd;
 /// </code>
 /// A write translated before the invalidation is in memory when the answer comes; one after it sets D again.
 /// </remarks>
-internal sealed class Hwpt : IommuObject
+internal sealed class Hwpt : AttachableTable
 {
     private readonly SoftKernelFaults _faults;
     private readonly PhysicalMemory _physical;
@@ -44,8 +44,14 @@ internal sealed class Hwpt : IommuObject
     /// <summary>Made by attaching to an IOAS; goes with its last device.</summary>
     public bool IsAutomatic { get; }
 
+    /// <summary>Nested tables may be made of it.</summary>
+    public bool IsNestParent { get; set; }
+
+    public override Hwpt Paging => this;
+
     public override void Destroy()
     {
+        base.Destroy();
         Ioas.RemoveTable(this);
         Table.Dispose();
     }
@@ -53,7 +59,7 @@ internal sealed class Hwpt : IommuObject
     /// <summary>Whether the IOMMU of a device can use this table.</summary>
     public bool Suits(IommuDriver driver) => driver.Accepts(Table.Format, Driver);
 
-    public void AddPort(DevicePort port)
+    public override void AddPort(DevicePort port)
     {
         _ports.Add(port);
         Users++;
@@ -61,7 +67,7 @@ internal sealed class Hwpt : IommuObject
     }
 
     /// <summary>The port is already elsewhere, or blocked.</summary>
-    public void RemovePort(DevicePort port)
+    public override void RemovePort(DevicePort port)
     {
         _ports.Remove(port);
         Users--;

@@ -26,7 +26,7 @@ internal sealed partial class IommufdContext
             return Errno.EFAULT;
         command.DataLen = (uint)bytes.Length;
         command.OutDataType = driver.InfoType;
-        command.OutMaxPasidLog2 = 0;
+        command.OutMaxPasidLog2 = device.PasidBits;
         command.OutCapabilities = driver.Capabilities;
         return Errno.Success;
     }

@@ -21,9 +21,8 @@ internal sealed partial class IommufdContext
         {
             case Ioas ioas:
                 return AllocatePaging(ioas, device, ref command);
-            case Hwpt:
-                // The unit has no nested translation, and that is asked before what the parent is.
-                return Errno.EOPNOTSUPP;
+            case Hwpt parent:
+                return AllocateNested(parent, device, ref command);
             default:
                 return Errno.EINVAL;
         }
@@ -40,21 +39,18 @@ internal sealed partial class IommufdContext
         if ((command.Flags & FaultAndParent) == FaultAndParent)
             return Errno.EOPNOTSUPP;
         IommuHwptAllocFlags flags = command.Flags & ~IommuHwptAllocFlags.FaultIdValid;
-        Errno errno = driver.Choose(flags, hasData: command.DataLen != 0, out PageTableFormat? format);
+        PageTableFormat? format;
+        Errno errno = device.TestDevice is not null && command.DataLen != 0
+            ? ChooseByTestData(driver, flags, ref command, out format)
+            : driver.Choose(flags, hasData: command.DataLen != 0, out format);
         Hwpt? hwpt = null;
         if (errno == Errno.Success)
             errno = TryCreateHwpt(ioas, driver, format!, automatic: false, out hwpt);
         if (errno != Errno.Success)
             return errno;
-        if ((command.Flags & IommuHwptAllocFlags.FaultIdValid) != 0)
-        {
-            // There are no fault queues, so there is none with this id.
-            Objects.TryDestroy(hwpt!.Id);
-            return Errno.ENOENT;
-        }
-
-        command.OutHwptId = hwpt!.Id;
-        return Errno.Success;
+        hwpt!.PasidCompatible = (flags & IommuHwptAllocFlags.Pasid) != 0;
+        hwpt.IsNestParent = (flags & IommuHwptAllocFlags.NestParent) != 0;
+        return Finish(hwpt, ref command);
     }
 
     private Errno SetDirtyTracking(ref IommuHwptSetDirtyTracking command)
@@ -110,8 +106,14 @@ internal sealed partial class IommufdContext
             return Errno.EOPNOTSUPP;
         if (entries != 0 && (command.DataUptr == 0 || command.EntryLen is 0 or > LargestEntry || entries > MostEntries))
             return Errno.EINVAL;
-        // Only nested tables and vIOMMUs have something to invalidate, and there are none.
-        return Objects.Find(command.HwptId) is Hwpt ? Errno.EINVAL : Errno.ENOENT;
+        // Only nested tables have something to invalidate; vIOMMUs would too.
+        if (Objects.Find(command.HwptId) is not NestedHwpt nested)
+            return Objects.Find(command.HwptId) is null ? Errno.ENOENT : Errno.EINVAL;
+        ulong data = command.DataUptr;
+        uint length = command.EntryLen;
+        return nested.Invalidate(
+            command.DataType, entries, length,
+            (index, entry) => User.TryCopyIn(unchecked(data + (ulong)index * length), entry), out command.EntryNum);
     }
 
     /// <summary>The unit's driver has no virtual IOMMUs; so no id is one, and what hangs on one is ENOENT.</summary>

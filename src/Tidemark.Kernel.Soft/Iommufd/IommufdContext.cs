@@ -81,10 +81,15 @@ internal sealed partial class IommufdContext : IIommuBinder
         {
             if (--_references != 0)
                 return;
-            foreach (Hwpt hwpt in Objects.All.OfType<Hwpt>().ToArray())
-                Objects.TryDestroy(hwpt.Id);
-            foreach (IommuObject rest in Objects.All.ToArray())
-                Objects.TryDestroy(rest.Id);
+            // What nothing uses goes first; then nothing uses the next.
+            int before;
+            do
+            {
+                before = Objects.Count;
+                foreach (IommuObject item in Objects.All.ToArray())
+                    Objects.TryDestroy(item.Id);
+            }
+            while (Objects.Count != 0 && Objects.Count != before);
         }
 
         _kernel.Forget(this);

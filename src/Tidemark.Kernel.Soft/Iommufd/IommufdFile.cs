@@ -16,7 +16,7 @@ internal sealed class IommufdFile(SoftKernel kernel, bool isContainer) : SoftFil
     /// <summary>FIDELITY: the number would be an address; no structure is read from one, so it is always a bad
     /// one.</summary>
     public override SyscallResult IoctlValue(uint request, ulong argument) =>
-        IommufdContext.IsInTable(request)
+        Context.IsInTable(request)
             ? SyscallResult.Fail(Errno.EFAULT)
             : Context.CompatibilityIoctl(request, argument);
 
@@ -44,12 +44,17 @@ internal sealed partial class IommufdContext
 {
     private const uint FirstRequest = 0x80;
     private const uint LastRequest = 0x95;
+
+    /// <summary>IOMMU_TEST_CMD, with which a kernel built for it drives devices of its own.</summary>
+    private const uint TestRequest = 0xA0;
     private const uint RequestType = 0x3B00;
 
     private delegate Errno Handler<T>(IommufdContext context, ref T command);
 
     /// <summary>Other numbers are requests of a VFIO container.</summary>
-    public static bool IsInTable(uint request) => (request & 0xFF) is >= FirstRequest and <= LastRequest;
+    public bool IsInTable(uint request) =>
+        (request & 0xFF) is >= FirstRequest and var number
+        && number <= (_kernel.HasTestDomain ? TestRequest : LastRequest);
 
     public SyscallResult Ioctl(uint request, Span<byte> argument)
     {
@@ -57,8 +62,11 @@ internal sealed partial class IommufdContext
             return CompatibilityIoctl(request, argument);
         if (argument.Length < sizeof(uint))
             return SyscallResult.Fail(Errno.EFAULT);
-        if (request != (RequestType | (request & 0xFF)))
+        // A test kernel's table has a gap before its last entry.
+        if (request != (RequestType | (request & 0xFF)) || (request & 0xFF) is > LastRequest and < TestRequest)
             return SyscallResult.Fail(Errno.ENOTTY);
+        if ((request & 0xFF) == TestRequest)
+            return RunTest(argument);
         Errno errno = (request & 0xFF) switch
         {
             0x80 => Run<IommuDestroy>(argument, IommuDestroy.MinimumSize,
@@ -89,7 +97,8 @@ internal sealed partial class IommufdContext
                 static (context, ref command) => context.GetDirtyBitmap(ref command)),
             0x8D => Run<IommuHwptInvalidate>(argument, IommuHwptInvalidate.MinimumSize,
                 static (context, ref command) => context.Invalidate(ref command)),
-            0x8E => NotThere<IommuFaultAlloc>(argument, IommuFaultAlloc.MinimumSize),
+            0x8E => Run<IommuFaultAlloc>(argument, IommuFaultAlloc.MinimumSize,
+                static (context, ref command) => context.AllocateFaultQueue(ref command)),
             0x8F => Run<IommuIoasMapFile>(argument, IommuIoasMapFile.MinimumSize,
                 static (context, ref command) => context.MapFile(ref command)),
             0x90 => Run<IommuViommuAlloc>(argument, IommuViommuAlloc.MinimumSize,
@@ -115,12 +124,29 @@ internal sealed partial class IommufdContext
     private Errno Run<T>(Span<byte> argument, uint minimumSize, Handler<T> handler)
         where T : unmanaged
     {
+        Errno errno = Take(argument, minimumSize, out T command, out int given);
+        if (errno != Errno.Success)
+            return errno;
+        lock (Gate)
+            errno = handler(this, ref command);
+        // The count is worth something after these failures too.
+        if (errno is Errno.Success or Errno.EMSGSIZE || command is IommuHwptInvalidate)
+            StructBytes.Of(ref command)[..given].CopyTo(argument);
+        return errno;
+    }
+
+    /// <summary>Copies an argument in; what it leaves out is zero.</summary>
+    /// <param name="given">Bytes of the struct that the caller gave, and gets back.</param>
+    private static Errno Take<T>(Span<byte> argument, uint minimumSize, out T command, out int given)
+        where T : unmanaged
+    {
+        command = default;
+        given = 0;
         uint size = BinaryPrimitives.ReadUInt32LittleEndian(argument);
         if (size < minimumSize)
             return Errno.EINVAL;
-        T command = default;
         Span<byte> body = StructBytes.Of(ref command);
-        int given = (int)Math.Min(size, (uint)body.Length);
+        given = (int)Math.Min(size, (uint)body.Length);
         if (size > body.Length)
         {
             int readable = (int)Math.Min(size, (uint)argument.Length);
@@ -133,12 +159,6 @@ internal sealed partial class IommufdContext
         if (given > argument.Length)
             return Errno.EFAULT;
         argument[..given].CopyTo(body);
-        Errno errno;
-        lock (Gate)
-            errno = handler(this, ref command);
-        // The count is worth something after these failures too.
-        if (errno is Errno.Success or Errno.EMSGSIZE || command is IommuHwptInvalidate)
-            body[..given].CopyTo(argument);
-        return errno;
+        return Errno.Success;
     }
 }

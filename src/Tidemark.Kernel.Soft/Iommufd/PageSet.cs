@@ -82,6 +82,11 @@ internal sealed class PageSet
             extent.Object.Unpin(extent.ByteLength);
     }
 
+    /// <summary>Whether a page of a memory object is among the pinned ones.</summary>
+    public bool Pins(MemoryObject memory, ulong offset) => _pins.Exists(pin => pin.Extents.Exists(extent =>
+        ReferenceEquals(extent.Object, memory) && offset >= extent.Offset
+        && offset - extent.Offset < extent.ByteLength));
+
     /// <summary>Reads without a lasting pin. EFAULT, or EINVAL for what is beyond a file.</summary>
     public Errno TryRead(ulong firstByte, Span<byte> into)
     {

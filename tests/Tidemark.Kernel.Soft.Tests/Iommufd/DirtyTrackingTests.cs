@@ -313,7 +313,7 @@ public sealed class DirtyTrackingTests
         (uint ioas, uint hwpt, IBoundDevice device) = fixture.AttachTracking();
         MapSmall(fixture, ioas, 1);
         uint other = fixture.NewIoas();
-        Assert.Equal(Errno.Success, fixture.Map(other, 0xFEE00000, 0x10000, Page));
+        Assert.Equal(Errno.Success, fixture.Map(other, 0xFEE00000, fixture.Memory(Page).Address.Value, Page));
         uint id = 99;
         Assert.Equal(Errno.ENOENT, device.Attach(ref id));
         id = device.DeviceId;

@@ -140,17 +140,17 @@ public sealed class DispatchTests
     {
         int seed = Environment.TickCount;
         var random = new Random(seed);
-        using var fixture = new IommufdFixture();
+        using var fixture = new IommufdFixture(testDomain: true);
         (uint ioas, _, var device) = fixture.AttachTracking();
         Mapping memory = fixture.Memory(1 << 20);
         Assert.Equal(Errno.Success, fixture.Map(ioas, 0x100000, memory.Address.Value, 1 << 20));
         ulong[] interesting =
         [
             0, 1, 2, 3, 4, 4095, 4096, 0x100000, 0x1000, 1 << 20, memory.Address.Value, memory.Address.Value + 8192,
-            ulong.MaxValue, ulong.MaxValue - 4095, 1UL << 48, 1UL << 63, 0xFEE00000,
+            ulong.MaxValue, ulong.MaxValue - 4095, 1UL << 48, 1UL << 63, 0xFEE00000, 0x1000000, 1 << 20 | 1,
         ];
-        uint[] sizes = [0, 8, 12, 16, 24, 32, 40, 48, 64];
-        byte[] argument = new byte[64];
+        uint[] sizes = [0, 8, 12, 16, 24, 32, 40, 48, 64, 72];
+        byte[] argument = new byte[72];
         long until = System.Diagnostics.Stopwatch.GetTimestamp() + 2 * System.Diagnostics.Stopwatch.Frequency;
         string last = "";
         try
@@ -172,8 +172,22 @@ public sealed class DispatchTests
                 if (random.Next(3) != 0)
                     argument.AsSpan(48).Clear();
                 uint request = (uint)(0x3B80 + random.Next(0x17));
+                if (random.Next(3) == 0)
+                {
+                    // A test command: its operation, an id or descriptor, and often the size that it wants.
+                    request = 0x3BA0;
+                    argument.AsSpan(64).Clear();
+                    BitConverter.TryWriteBytes(argument, 72);
+                    BitConverter.TryWriteBytes(argument.AsSpan(4), random.Next(25));
+                    BitConverter.TryWriteBytes(
+                        argument.AsSpan(8), random.Next(2) == 0 ? random.Next(40) : (1 << 20) + random.Next(8));
+                }
+
                 last = $"0x{request:x} {Convert.ToHexString(argument)}";
-                fixture.Kernel.Ioctl(fixture.Fd.Number, request, argument.AsSpan(0, 8 * random.Next(9)));
+                fixture.Kernel.Ioctl(fixture.Fd.Number, request, argument.AsSpan(0, random.Next(2) == 0 ? 72 : 8 * random.Next(10)));
+                byte[] bytes = new byte[8 * random.Next(12)];
+                fixture.Kernel.Read((1 << 20) + random.Next(1, 8), bytes);
+                fixture.Kernel.Write((1 << 20) + random.Next(1, 8), bytes);
                 fixture.Port().TryWrite(interesting[random.Next(interesting.Length)], argument);
             }
         }
@@ -184,6 +198,7 @@ public sealed class DispatchTests
 
         device.Unbind();
         memory.Dispose();
+        fixture.CloseOthers();
         fixture.Fd.Dispose();
         Assert.Equal(default, fixture.Kernel.CountOpen());
     }

@@ -22,7 +22,7 @@ internal sealed class IommufdFixture : IDisposable
 
     private readonly List<Mapping> _mappings = [];
 
-    public IommufdFixture(SoftKernelFaults faults = SoftKernelFaults.None)
+    public IommufdFixture(SoftKernelFaults faults = SoftKernelFaults.None, bool testDomain = false)
     {
         var disk = new SoftDisk("/nonexistent", 4096);
         Kernel = new SoftKernel(
@@ -32,7 +32,7 @@ internal sealed class IommufdFixture : IDisposable
                 [
                     new SoftNvme(Tracking, "dmar0", disk), new SoftNvme(TrackingToo, "dmar0", disk),
                     new SoftNvme(Plain, "dmar1", disk),
-                ]),
+                ]) { TestDomain = testDomain },
             faults);
         SyscallResult opened = Kernel.Open("/dev/iommu", OpenFlags.ReadWrite);
         Assert.True(opened.Succeeded);
@@ -174,6 +174,17 @@ internal sealed class IommufdFixture : IDisposable
         for (int index = 0; index < ranges.Length; index++)
             ranges[index] = new IommuIovaRange { Start = words[2 * index], Last = words[2 * index + 1] };
         return (errno, ranges, command.OutIovaAlignment, command.NumIovas);
+    }
+
+    /// <summary>Closes what calls opened beside the iommufd.</summary>
+    public void CloseOthers()
+    {
+        const int FirstSoft = 1 << 20;
+        for (int fd = FirstSoft; Kernel.CountOpen().Descriptors > 1; fd++)
+        {
+            if (fd != Fd.Number)
+                Kernel.Close(fd);
+        }
     }
 
     public void Dispose()

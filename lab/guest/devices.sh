@@ -14,6 +14,8 @@ for address in $LAB_NVME; do
     [ "$address" = "$last" ] || echo >"$device/reset_method"
     [ "$(basename "$(readlink "$device/driver")")" = vfio-pci ] || { echo "guest: $address is not bound to vfio-pci" >&2; exit 97; }
 done
+# shared memory may consist of huge pages where a program asks for it
+echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 for uuid in $LAB_MTTY; do
     echo "$uuid" >/sys/devices/virtual/mtty/mtty/mdev_supported_types/mtty-2/create
 done

@@ -79,6 +79,7 @@ lab_dispatch() { # NAME
         tests) lab_tests ;;
         record) lab_record ;;
         run) lab_command ;;
+        script) lab_file ;;
         *) fail "there is no run \"$1\"" "./lab/run --help lists them" 64 ;;
     esac
 }
@@ -93,4 +94,14 @@ lab_command() { # any tidemark command
     guest_run "${profile:-vtd-dirty}" "$folder" 2>&1 | tee "$folder/console.txt"
     status=${PIPESTATUS[0]}
     return "$status"
+}
+
+lab_file() { # a shell script of the caller's
+    local folder
+    [ ${#command[@]} -eq 1 ] && [ -r "${command[0]}" ] || fail "script takes one readable file after --" "see ./lab/run --help" 64
+    lab_program
+    folder=$(lab_folder script)
+    lab_script "$folder" <"${command[0]}"
+    guest_run "${profile:-vtd-dirty}" "$folder" 2>&1 | tee "$folder/console.txt"
+    return "${PIPESTATUS[0]}"
 }

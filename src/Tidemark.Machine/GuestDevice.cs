@@ -69,8 +69,15 @@ public sealed class GuestDevice : IDisposable
 
     public NvmeWorkload Workload { get; }
 
+    /// <summary>The kernel's name of the IOMMU before the device, where it tells.</summary>
+    public string? Iommu { get; init; }
+
     /// <summary>Why its reader ended by itself, or null.</summary>
     public string? Failure => Workload.Failure?.Message;
+
+    /// <summary>Whether only the device writes a guest page, and the processor at most before it runs.</summary>
+    public bool IsWrittenByDevice(ulong page) =>
+        Workload.IsBuffer(page) || _driver.IsWrittenByController(page);
 
     /// <summary>Sets the controller up and reads.</summary>
     public void StartFresh()

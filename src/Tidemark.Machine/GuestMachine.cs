@@ -41,7 +41,8 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
     private readonly GuestWorkload _workload;
     private bool _disposed;
 
-    private GuestMachine(MachineDescription description, IKernel kernel, ISysfs sysfs, GuestMachineFaults faults)
+    private GuestMachine(
+        MachineDescription description, IKernel kernel, ISysfs sysfs, GuestMachineFaults faults, GuestMachineExercises exercises)
     {
         _description = description;
         _kernel = kernel;
@@ -58,7 +59,7 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
             _disks = Own(new DiskLocks(description.SoftHost));
             AssignDevices();
             CpuTracking = Own(CpuDirtyTracking.Choose(kernel, Memory));
-            DirtyTracker = CreateTracker(faults);
+            DirtyTracker = CreateTracker(faults, exercises);
             Verdict = MigrationVerdict.Judge([.. _devices.Select(device => device.Assigned)]);
             _workload = Own(new GuestWorkload(Memory, _layout, description.Workload, _devices));
             Parts = [.. _devices.Select(device => device.Assigned.Part).OfType<IMigratable>(), _workload];
@@ -105,12 +106,20 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
     /// <summary>Why part of the workload ended by itself, or null.</summary>
     public string? WorkloadFailure => _workload.Failure;
 
+    /// <summary>Who should have seen the pages that a verification found lost; empty when none was.</summary>
+    public IReadOnlyList<string> ExplainLost(MigrationReport report)
+    {
+        ArgumentNullException.ThrowIfNull(report);
+        return LostPageEvidence.Describe(report.LostRuns, _devices, _layout, CpuTracking);
+    }
+
     /// <exception cref="KernelException">A step was refused; nothing is left behind.</exception>
     public static GuestMachine Assemble(
-        MachineDescription description, IKernel kernel, ISysfs sysfs, GuestMachineFaults faults = GuestMachineFaults.None)
+        MachineDescription description, IKernel kernel, ISysfs sysfs, GuestMachineFaults faults = GuestMachineFaults.None,
+        GuestMachineExercises exercises = GuestMachineExercises.None)
     {
         ArgumentNullException.ThrowIfNull(description);
-        return new GuestMachine(description, kernel, sysfs, faults);
+        return new GuestMachine(description, kernel, sysfs, faults, exercises);
     }
 
     /// <summary>Fills memory, sets the devices up and runs.</summary>
@@ -236,7 +245,10 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
             VfioDevice opened = VfioDevice.OpenFolder(
                 _kernel, _sysfs, VfioDiscovery.GetPciFolder(device.Host), device.Name);
             AssignedDevice assigned = Own(AssignedDevice.Assign(opened, container, device.DirtyTracking));
-            _devices.Add(Own(new GuestDevice(device, assigned, Memory, _layout.Arenas[index], FindDisk(device), _description.Workload.Seed + index)));
+            _devices.Add(Own(new GuestDevice(device, assigned, Memory, _layout.Arenas[index], FindDisk(device), _description.Workload.Seed + index)
+            {
+                Iommu = VfioDiscovery.FindIommu(_sysfs, VfioDiscovery.GetPciFolder(device.Host)),
+            }));
         }
 
         // Devices first, then memory: so the mappings are checked against what the devices can reach.
@@ -264,9 +276,10 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
     private SoftDeviceDescription? FindDisk(DeviceDescription device) =>
         _description.SoftHost?.Devices.FirstOrDefault(soft => soft.Address == device.Host);
 
-    private DirtyTracker CreateTracker(GuestMachineFaults faults)
+    private DirtyTracker CreateTracker(GuestMachineFaults faults, GuestMachineExercises exercises)
     {
-        AssignmentTracking devices = Own(AssignmentTracking.Create(_kernel, [.. _devices.Select(device => device.Assigned)]));
+        AssignmentTracking devices = Own(AssignmentTracking.Create(
+            _kernel, [.. _devices.Select(device => device.Assigned)], (exercises & GuestMachineExercises.Reattach) != 0));
         IEnumerable<IDirtySource> sources = [CpuTracking.Source, .. devices.Sources];
         if ((faults & GuestMachineFaults.DropCpuSource) != 0)
             sources = sources.Where(source => source.Kind != DirtySourceKind.Cpu);

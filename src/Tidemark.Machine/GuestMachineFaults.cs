@@ -1,5 +1,15 @@
 namespace Tidemark.Machine;
 
+/// <summary>What a machine does only to show that it can be done.</summary>
+[Flags]
+public enum GuestMachineExercises
+{
+    None = 0,
+
+    /// <summary>During each migration its devices move to another page table while they are tracked.</summary>
+    Reattach = 1,
+}
+
 /// <summary>Planted faults of the machine. None in any normal run.</summary>
 [Flags]
 public enum GuestMachineFaults

@@ -28,6 +28,9 @@ public sealed record MigrationReport
 
     /// <summary>First few differing guest pages, for the message.</summary>
     public IReadOnlyList<ulong> FirstLostPages { get; init; } = [];
+
+    /// <summary>The differing guest pages as runs, in the order they were found; at most 4096 runs of them.</summary>
+    public IReadOnlyList<PageRun> LostRuns { get; init; } = [];
 }
 
 /// <summary>One trip over dirty memory; pass 0 is the full copy.</summary>

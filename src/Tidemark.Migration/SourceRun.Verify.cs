@@ -9,6 +9,11 @@ internal sealed partial class SourceRun
     /// <summary>LIMIT: enough to see a pattern.</summary>
     private const int FirstLostPages = 16;
 
+    /// <summary>LIMIT: enough to tell whose writes were missed.</summary>
+    private const int MaximumLostRuns = 4096;
+
+    private readonly List<PageRun> _lostRuns = [];
+
     /// <summary>
     /// Compares all guest memory with the destination's. Both sides hash at the same time; the hashes of the faster
     /// side
@@ -63,7 +68,16 @@ internal sealed partial class SourceRun
             _lostPages++;
             if (_firstLostPages.Count < FirstLostPages)
                 _firstLostPages.Add(firstPage + (ulong)page);
+            NoteLost(firstPage + (ulong)page);
         }
+    }
+
+    private void NoteLost(ulong page)
+    {
+        if (_lostRuns.Count > 0 && _lostRuns[^1] is { } last && last.FirstPage + last.Count == page)
+            _lostRuns[^1] = last with { Count = last.Count + 1 };
+        else if (_lostRuns.Count < MaximumLostRuns)
+            _lostRuns.Add(new PageRun(page, 1));
     }
 
     /// <summary>Keeps hashes of this side until the other side's arrive.</summary>

@@ -311,6 +311,7 @@ internal sealed partial class SourceRun : IDisposable
         BytesSent = _bytesSent,
         LostPages = _lostPages,
         FirstLostPages = [.. _firstLostPages],
+        LostRuns = [.. _lostRuns],
     };
 
     private ulong _bytesSent;

@@ -17,6 +17,9 @@ public sealed record IdentifyNamespace
     /// <summary>LBADS of the format in use: log2 of a block's size.</summary>
     public byte BlockShift { get; init; }
 
+    /// <summary>MS of the format in use: bytes of metadata that go with each block.</summary>
+    public ushort MetadataBytes { get; init; }
+
     /// <summary>NSATTR bit 0.</summary>
     public bool WriteProtected { get; init; }
 
@@ -30,6 +33,7 @@ public sealed record IdentifyNamespace
         BinaryPrimitives.WriteUInt64LittleEndian(into[16..], BlockCount);
         into[99] = (byte)(WriteProtected ? 1 : 0);
         // NLBAF 0: one format. FLBAS 0: it is in use.
+        BinaryPrimitives.WriteUInt16LittleEndian(into[128..], MetadataBytes);
         into[130] = BlockShift;
     }
 
@@ -42,6 +46,7 @@ public sealed record IdentifyNamespace
         {
             BlockCount = BinaryPrimitives.ReadUInt64LittleEndian(from),
             BlockShift = from[128 + 4 * format + 2],
+            MetadataBytes = BinaryPrimitives.ReadUInt16LittleEndian(from[(128 + 4 * format)..]),
             WriteProtected = (from[99] & 1) != 0,
         };
     }

@@ -37,7 +37,7 @@ public sealed class Attachment
     public VfioDevice Device { get; }
 
     /// <summary>The page table it shares, or null when it is attached to the address space itself.</summary>
-    public ContainerHwpt? Entry { get; }
+    public ContainerHwpt? Entry { get; internal set; }
 
     /// <summary>The host's IOMMU before the device; null for a mediated device.</summary>
     public HostIommuDevice? HostIommu { get; }

@@ -29,7 +29,7 @@ namespace Tidemark.Vfio;
 /// Attach devices before memory is mapped: then the mappings are checked against what the devices can reach.
 /// Members are serialised.
 /// </remarks>
-public sealed class IommufdContainer : IDisposable
+public sealed partial class IommufdContainer : IDisposable
 {
     private readonly Lock _gate = new();
     private readonly List<ContainerHwpt> _hwpts = [];

@@ -68,6 +68,14 @@ public static class VfioDiscovery
         return sysfs.TryReadLink($"{folder}/driver", out string? target) ? LastPart(target) : null;
     }
 
+    /// <summary>The kernel's name of the IOMMU before a device (<c>dmar0</c>, <c>ivhd0</c>), or null where sysfs does not
+    /// tell.</summary>
+    public static string? FindIommu(ISysfs sysfs, string folder)
+    {
+        ArgumentNullException.ThrowIfNull(sysfs);
+        return sysfs.TryReadLink($"{folder}/iommu", out string? target) ? LastPart(target) : null;
+    }
+
     /// <summary>Whether the device is a mediated one: its subsystem link leads to the bus <c>mdev</c>.</summary>
     public static bool IsMdev(ISysfs sysfs, string folder)
     {
@@ -80,9 +88,10 @@ public static class VfioDiscovery
 
     private static string LastPart(string path) => path[(path.LastIndexOf('/') + 1)..];
 
-    /// <summary>dddd:bb:dd.f with a domain of four digits or more.</summary>
-    private static bool IsPciAddress(string text)
+    /// <summary>Whether a text is dddd:bb:dd.f with a domain of four digits or more.</summary>
+    public static bool IsPciAddress(string text)
     {
+        ArgumentNullException.ThrowIfNull(text);
         string[] parts = text.Split(':');
         return parts.Length == 3 && parts[0].Length is >= 4 and <= 8 && parts[1].Length == 2 && parts[2].Length == 4
             && parts[2][2] == '.' && parts[2][3] is >= '0' and <= '7'

@@ -4,6 +4,7 @@ using Tidemark.Cli.Hosting;
 using Tidemark.Cli.Output;
 using Tidemark.Machine.Assignment;
 using Tidemark.Machine.Description;
+using Tidemark.Machine.Handover;
 
 namespace Tidemark.Cli.Commands;
 
@@ -60,9 +61,10 @@ internal static class CheckCommand
                 continue;
             }
 
-            terminal.Result($"  {"IOMMU dirty tracking",-22}{(device.IommuTracks ? terminal.Good("yes") : "no")}{(device.IommuReason is null ? "" : $": {device.IommuReason}")}");
+            terminal.Result($"  IOMMU dirty tracking: {(device.IommuTracks ? terminal.Good("yes") : "no")} ({Evidence(device)})");
             terminal.Result($"  {"device's own log",-22}{(device.HasDeviceLog ? terminal.Good("yes") : "no")}");
             terminal.Result($"  {"migration states",-22}{device.Abilities}");
+            terminal.Result($"  {"would move",-22}{device.Handover}");
             terminal.Result($"  {"tracked by",-22}{device.Tracker!.Kind}: {device.Tracker.Reason}");
         }
 
@@ -79,6 +81,15 @@ internal static class CheckCommand
         terminal.Result($"{"verdict",-24}{verdict}: {check.Reason}");
     }
 
+    /// <summary>Why the IOMMU before a device is said to track, or not to.</summary>
+    public static string Evidence(DeviceCheck device)
+    {
+        string iommu = device.Iommu is null ? "" : $"{device.Iommu}: ";
+        return device.IommuTracks
+            ? $"{iommu}IOMMU_GET_HW_INFO reports IOMMU_HW_CAP_DIRTY_TRACKING, and the device is attached to a page table that was made with it"
+            : iommu + device.IommuReason!.Replace("no IOMMU tracking: ", "", StringComparison.Ordinal);
+    }
+
     private static JsonObject ToJson(HostCheck check) => new()
     {
         ["kernel"] = check.Kernel,
@@ -91,8 +102,16 @@ internal static class CheckCommand
             ["host"] = device.Host,
             ["driver"] = device.Driver,
             ["problem"] = device.Problem,
+            ["iommu"] = device.Iommu,
             ["iommuDirtyTracking"] = device.IommuTracks,
             ["iommuReason"] = device.IommuReason,
+            ["handover"] = device.Handover?.Kind switch
+            {
+                HandoverKind.States => "states",
+                HandoverKind.DriverAssisted => "driver-assisted",
+                _ => null,
+            },
+            ["handoverReason"] = device.Handover?.Reason,
             ["deviceLog"] = device.HasDeviceLog,
             ["migrationStates"] = device.Abilities,
             ["tracker"] = device.Tracker?.Kind.ToString(),

@@ -21,14 +21,21 @@ internal static class RunCommand
         Option<string?> trace = SharedOptions.Trace();
         Option<string?> plant = PlantOption();
         Option<bool> tied = TiedOption();
+        var exercise = new Option<bool>("--exercise")
+        {
+            Description = "For tests: in the middle of each migration, move devices to another page table.",
+        };
         var command = new Command("run", "Run a machine from its file, until it is stopped or has moved away.\n\nCtrl-C stops it in order. Move it with `tidemark migrate`.")
         {
-            file, name, kernel, trace, plant, tied,
+            file, name, kernel, trace, plant, tied, exercise,
         };
         runner.Attach(command, (parsed, terminal, cancellation) => Host(
             new HostRequest(
                 parsed.GetRequiredValue(file), parsed.GetValue(name), parsed.GetValue(kernel), parsed.GetValue(plant),
-                parsed.GetValue(trace), parsed.GetValue(tied)),
+                parsed.GetValue(trace), parsed.GetValue(tied))
+            {
+                Exercises = parsed.GetValue(exercise) ? GuestMachineExercises.Reattach : GuestMachineExercises.None,
+            },
             terminal,
             (process, token) => process.RunFresh(token), cancellation));
         return command;
@@ -83,7 +90,7 @@ internal static class RunCommand
         if (request.Tied)
             EndWithStandardInput(end);
         using KernelChoice kernel = KernelChoice.Create(request.Kernel, description, request.Trace, plant.Kernel);
-        using GuestMachine machine = GuestMachine.Assemble(description, kernel.Kernel, kernel.Sysfs, plant.Machine);
+        using GuestMachine machine = GuestMachine.Assemble(description, kernel.Kernel, kernel.Sysfs, plant.Machine, request.Exercises);
         using var process = new MachineProcess(machineName, machine, terminal, plant.Engine);
         return body(process, end.Token);
     }
@@ -110,7 +117,10 @@ internal static class RunCommand
         }) { IsBackground = true, Name = "tidemark tied" }.Start();
 
     /// <summary>What <c>run</c> and <c>receive</c> have in common.</summary>
-    private sealed record HostRequest(string File, string? Name, string? Kernel, string? Plant, string? Trace, bool Tied);
+    private sealed record HostRequest(string File, string? Name, string? Kernel, string? Plant, string? Trace, bool Tied)
+    {
+        public GuestMachineExercises Exercises { get; init; }
+    }
 
     private static Option<string?> NameOption() => new("--name") { Description = "Another name than the file's.", HelpName = "NAME" };
 

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Reflection;
 using System.Runtime.CompilerServices;
 
@@ -13,8 +14,12 @@ internal static class CodeWarmUp
     public static void Begin() =>
         new Thread(CompileOwnMethods) { IsBackground = true, Name = "tidemark warm-up", Priority = ThreadPriority.BelowNormal }.Start();
 
+    /// <summary>LIMIT: on a slow machine it must not take the processors from the machine's own start.</summary>
+    private static readonly TimeSpan s_limit = TimeSpan.FromSeconds(5);
+
     private static void CompileOwnMethods()
     {
+        long began = Stopwatch.GetTimestamp();
         const BindingFlags All = BindingFlags.Instance | BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic | BindingFlags.DeclaredOnly;
         foreach (Assembly assembly in AppDomain.CurrentDomain.GetAssemblies())
         {
@@ -24,6 +29,8 @@ internal static class CodeWarmUp
             {
                 foreach (MethodBase method in type.GetMethods(All).Cast<MethodBase>().Concat(type.GetConstructors(All)))
                 {
+                    if (Stopwatch.GetElapsedTime(began) > s_limit)
+                        return;
                     if (!method.IsAbstract && !method.ContainsGenericParameters && (method.Attributes & MethodAttributes.PinvokeImpl) == 0)
                         TryCompile(method);
                 }

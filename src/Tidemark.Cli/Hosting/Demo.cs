@@ -4,6 +4,7 @@ using Tidemark.Cli.Commands;
 using Tidemark.Cli.Control;
 using Tidemark.Cli.Output;
 using Tidemark.Kernel.Linux;
+using Tidemark.Machine.Description;
 using Tidemark.Machine.Hosting;
 
 namespace Tidemark.Cli.Hosting;
@@ -21,8 +22,11 @@ internal sealed class Demo(DemoOptions options, Terminal terminal)
 {
     private const string Source = "demo";
     private const string Destination = "demo-destination";
-    private static readonly TimeSpan StartLimit = TimeSpan.FromSeconds(60);
-    private static readonly TimeSpan ReadsLimit = TimeSpan.FromSeconds(10);
+
+    /// <summary>LIMIT: a guest in software emulation is thirty times slower than a host, and compiles as it runs.</summary>
+    private TimeSpan StartLimit => TimeSpan.FromSeconds(options.IsLinux ? 600 : 60);
+
+    private TimeSpan ReadsLimit => TimeSpan.FromSeconds(options.IsLinux ? 120 : 10);
 
     public JsonObject Run(CancellationToken cancellation, out int exitCode)
     {
@@ -33,16 +37,36 @@ internal sealed class Demo(DemoOptions options, Terminal terminal)
         try
         {
             Environment.SetEnvironmentVariable("TIDEMARK_RUNTIME_DIR", folder);
-            string machineFile = DemoMachine.Write(folder, options);
-            return options.Plant == Plant.None
-                ? RunOnce(folder, machineFile, cancellation, out exitCode)
-                : RunPlanted(folder, machineFile, cancellation, out exitCode);
+            DemoFiles files = DemoMachine.Write(folder, options);
+            JsonArray? exercised = LookAtDevices(files.Source);
+            JsonObject result = options.Plant == Plant.None
+                ? RunOnce(folder, files, cancellation, out exitCode)
+                : RunPlanted(folder, files, cancellation, out exitCode);
+            if (exercised is null)
+                return result;
+            DemoExercises.AddMigration(exercised, result);
+            result["exercised"] = exercised;
+            if (exitCode == ExitCode.Done && DemoExercises.AnyFailed(exercised))
+                exitCode = ExitCode.Failed;
+            return result;
         }
         finally
         {
             Environment.SetEnvironmentVariable("TIDEMARK_RUNTIME_DIR", runtimeBefore);
             Directory.Delete(folder, recursive: true);
         }
+    }
+
+    /// <summary>Checks real devices, and tries dirty tracking on the source's when asked; null: not asked.</summary>
+    private JsonArray? LookAtDevices(string machineFile)
+    {
+        if (!options.IsLinux && !options.Exercise)
+            return null;
+        MachineDescription machine = SharedOptions.ReadMachineFile(machineFile);
+        using KernelChoice kernel = KernelChoice.Create(options.Kernel, machine);
+        if (options.IsLinux)
+            DemoExercises.Check(kernel, options.Devices, terminal);
+        return options.Exercise ? DemoExercises.Run(kernel, machine.Devices[0].Host, terminal) : null;
     }
 
     private static string MakeFolder()
@@ -59,7 +83,7 @@ internal sealed class Demo(DemoOptions options, Terminal terminal)
     }
 
     /// <summary>A racy plant may slip through once; how often it was tried is part of the result.</summary>
-    private JsonObject RunPlanted(string folder, string machineFile, CancellationToken cancellation, out int exitCode)
+    private JsonObject RunPlanted(string folder, DemoFiles files, CancellationToken cancellation, out int exitCode)
     {
         JsonObject result = [];
         string? caughtBy = null;
@@ -67,7 +91,7 @@ internal sealed class Demo(DemoOptions options, Terminal terminal)
         while (caughtBy is null && runs < Plant.MaximumRuns)
         {
             runs++;
-            result = RunOnce(folder, machineFile, cancellation, out _);
+            result = RunOnce(folder, files, cancellation, out _);
             caughtBy = (string?)result["caughtBy"] ?? CaughtByWorkload(result);
             terminal.Note(caughtBy is null ? $"run {runs}: not caught" : $"run {runs}: caught by {caughtBy}");
         }
@@ -80,17 +104,18 @@ internal sealed class Demo(DemoOptions options, Terminal terminal)
     private static string? CaughtByWorkload(JsonObject result) =>
         result["verified"]?["dataErrors"] is { } errors && errors.GetValue<ulong>() > 0 ? "workload-data-check" : null;
 
-    private JsonObject RunOnce(string folder, string machineFile, CancellationToken cancellation, out int exitCode)
+    private JsonObject RunOnce(string folder, DemoFiles files, CancellationToken cancellation, out int exitCode)
     {
         using ChildProcess destination = ChildProcess.Start(
             "destination",
-            ["receive", machineFile, "--name", Destination, "--kernel", "soft", "--listen", "tcp:127.0.0.1:0", "--tied"],
+            ["receive", files.Destination, "--name", Destination, "--kernel", options.Kernel, "--listen", "tcp:127.0.0.1:0", "--tied"],
             folder, terminal.Detail);
         string[] plant = options.Plant == Plant.None ? [] : ["--plant", options.Plant.Name];
+        string[] exercise = options.Exercise ? ["--exercise"] : [];
         using ChildProcess source = ChildProcess.Start(
-            "source", ["run", machineFile, "--name", Source, "--kernel", "soft", "--tied", .. plant], folder, terminal.Detail);
+            "source", ["run", files.Source, "--name", Source, "--kernel", options.Kernel, "--tied", .. plant, .. exercise], folder, terminal.Detail);
 
-        terminal.Note($"starting a machine with {Machine.Description.ByteSize.Format(options.MemoryBytes)} of memory, and a process to take it ...");
+        terminal.Note($"starting a machine with {ByteSize.Format(options.MemoryBytes)} of memory, and a process to take it ...");
         string address = (string)WaitFor(Destination, destination, status => (string?)status["listening"] is not null, StartLimit, cancellation)["listening"]!;
         JsonObject running = WaitFor(Source, source, AllDevicesRead, StartLimit, cancellation);
         ShowDevices(running);
@@ -109,7 +134,7 @@ internal sealed class Demo(DemoOptions options, Terminal terminal)
     }
 
     /// <summary>Adds what the other side says, and decides: done only if it moved and everything verified.</summary>
-    private static int Judge(JsonObject result, ChildProcess destination, CancellationToken cancellation)
+    private int Judge(JsonObject result, ChildProcess destination, CancellationToken cancellation)
     {
         JsonObject verified = result["verified"]!.AsObject();
         verified["dataErrors"] = 0UL;

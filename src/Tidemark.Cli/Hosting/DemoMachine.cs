@@ -3,7 +3,10 @@ using Tidemark.Machine.Workload;
 
 namespace Tidemark.Cli.Hosting;
 
-/// <summary>The demo's machine file and, if the user names none, its disks.</summary>
+/// <summary>The machine file of each side: one machine, whose device may lie elsewhere.</summary>
+internal sealed record DemoFiles(string Source, string Destination);
+
+/// <summary>The demo's machine files and, if the user names none, its disks.</summary>
 internal static class DemoMachine
 {
     private const ulong MiB = 1UL << 20;
@@ -14,21 +17,54 @@ internal static class DemoMachine
     /// <summary>LIMIT: the soft host of the demo takes this many disks.</summary>
     private const int MaximumDisks = 8;
 
-    /// <summary>Writes machine.json into the folder and returns its path.</summary>
+    /// <summary>Writes the machine files into the folder.</summary>
     /// <exception cref="CommandFailure">A file can not be a disk.</exception>
-    public static string Write(string folder, DemoOptions options)
+    public static DemoFiles Write(string folder, DemoOptions options)
     {
+        string source = Path.Combine(folder, "machine.json");
+        if (options.IsLinux)
+        {
+            string destination = Path.Combine(folder, "machine-there.json");
+            Save(source, DescribeReal(options.Devices[0], options.MemoryBytes));
+            Save(destination, DescribeReal(options.Devices[1], options.MemoryBytes));
+            return new DemoFiles(source, destination);
+        }
+
         IReadOnlyList<string> disks = options.Files.Count > 0 ? Check(options.Files) : MakeDisks(folder);
-        string path = Path.Combine(folder, "machine.json");
-        File.WriteAllText(path, Describe(disks, options.MemoryBytes).ToJsonString(new() { WriteIndented = true }));
-        return path;
+        Save(source, Describe(disks, options.MemoryBytes, options.DriverAssisted));
+        return new DemoFiles(source, source);
     }
+
+    private static void Save(string path, JsonObject machine) =>
+        File.WriteAllText(path, machine.ToJsonString(new() { WriteIndented = true }));
+
+    /// <summary>
+    /// One real controller, whose disk is only read. Modest rates: a guest in software emulation shall keep up.
+    /// </summary>
+    private static JsonObject DescribeReal(string address, ulong memoryBytes) => new()
+    {
+        ["name"] = "demo",
+        ["memory"] = new JsonObject { ["size"] = memoryBytes },
+        ["workload"] = new JsonObject
+        {
+            ["fill"] = memoryBytes / 4, ["cpuWorkingSet"] = memoryBytes / 16, ["cpuBytesPerSecond"] = "2MiB",
+        },
+        ["devices"] = new JsonArray(new JsonObject
+        {
+            ["name"] = "nvme0",
+            ["host"] = address,
+            ["arena"] = Math.Max(2 * MiB, memoryBytes / 8 / (2 * MiB) * (2 * MiB)),
+            ["readBytesPerSecond"] = "16MiB",
+            ["blockSize"] = "16KiB",
+            ["sameDisk"] = "copy",
+        }),
+    };
 
     /// <summary>
     /// Three controllers at least, one for each kind of tracker; further files get controllers of the first kind, the
     /// case that Tidemark exists for.
     /// </summary>
-    private static JsonObject Describe(IReadOnlyList<string> disks, ulong memoryBytes)
+    private static JsonObject Describe(IReadOnlyList<string> disks, ulong memoryBytes, bool driverAssisted)
     {
         var devices = new JsonArray();
         var hardware = new JsonArray();
@@ -53,7 +89,9 @@ internal static class DemoMachine
                 ["iommu"] = untracked ? "plain" : "tracking",
                 ["disk"] = disks[index % disks.Count],
                 ["dmaLogging"] = logs,
-                ["preCopy"] = !untracked,
+                ["preCopy"] = !untracked && !driverAssisted,
+                ["p2p"] = !driverAssisted,
+                ["migration"] = !driverAssisted,
             });
         }
 

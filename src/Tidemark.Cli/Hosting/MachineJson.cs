@@ -1,6 +1,9 @@
 using System.Text.Json.Nodes;
 using Tidemark.Machine;
+using Tidemark.Machine.Assignment;
+using Tidemark.Machine.Handover;
 using Tidemark.Machine.Nvme;
+using Tidemark.Migration;
 
 namespace Tidemark.Cli.Hosting;
 
@@ -21,7 +24,7 @@ internal static class MachineJson
     };
 
     /// <summary>Adds what the engine does not know to a migration's result.</summary>
-    public static JsonObject Complete(JsonObject result, GuestMachine machine)
+    public static JsonObject Complete(JsonObject result, GuestMachine machine, MigrationReport report)
     {
         JsonObject stateBytes = result["stateBytes"]!.AsObject();
         result["kernel"] = machine.KernelIdentity.ToString();
@@ -33,7 +36,28 @@ internal static class MachineJson
             json["stateBytes"] = stateBytes[device.Name]?.DeepClone() ?? 0;
             return json;
         })]);
+        IReadOnlyList<string> lostBy = machine.ExplainLost(report);
+        result["lostBy"] = new JsonArray([.. lostBy.Select(text => (JsonNode)text)]);
+        if (lostBy.Count > 0)
+            result["cause"] = $"{result["cause"]} {string.Join(" ", lostBy)}";
+        AddReattachments(result, machine);
         return result;
+    }
+
+    private static void AddReattachments(JsonObject result, GuestMachine machine)
+    {
+        ReattachingDirtySource[] tables = [.. machine.DirtyTracker.Sources.OfType<ReattachingDirtySource>()];
+        if (tables.Length == 0)
+            return;
+        result["reattached"] = new JsonArray([.. tables.Select(table => new JsonObject
+        {
+            ["devices"] = table.Name,
+            ["from"] = table.Done?.From,
+            ["to"] = table.Done?.To,
+            ["pagesFromOld"] = table.Done?.PagesFromOld,
+            ["pagesFromNew"] = table.Done?.PagesFromNew,
+            ["refusal"] = table.Done is null ? table.Refusal ?? "the migration ended before it could be tried" : null,
+        })]);
     }
 
     private static JsonObject Device(GuestDevice device)
@@ -45,6 +69,7 @@ internal static class MachineJson
             ["host"] = device.HostAddress,
             ["tracker"] = TrackerWord(device.Tracker.Kind),
             ["reason"] = device.Tracker.Reason,
+            ["handover"] = device.Assigned.Handover.Kind == HandoverKind.DriverAssisted ? "driver-assisted" : "states",
             ["reads"] = counters.Reads,
             ["readsHere"] = counters.ReadsHere,
             ["readBytes"] = counters.BytesRead,

@@ -223,7 +223,7 @@ internal sealed class MachineProcess : IDisposable
                 _ => MachineState.Running,
             },
             outcome.Result);
-        JsonObject result = MachineJson.Complete(MigrationJson.Outcome(outcome), _machine);
+        JsonObject result = MachineJson.Complete(MigrationJson.Outcome(outcome), _machine, outcome.Report);
         result["exitCode"] = MigrationJson.ExitCodeOf(outcome);
         TrySend(channel, new JsonObject { ["done"] = true, ["result"] = result });
         if (outcome.Result == MigrationResult.Completed)

@@ -28,14 +28,18 @@ public sealed class AssignmentTracking : IDisposable
     public IReadOnlyList<IDirtySource> Sources { get; }
 
     /// <exception cref="KernelException">There is no memory for the buffer.</exception>
-    public static AssignmentTracking Create(IKernel kernel, IReadOnlyList<AssignedDevice> devices)
+    /// <param name="reattach">Move devices to another page table in the middle of a migration, to show that it can be
+    /// done.</param>
+    public static AssignmentTracking Create(IKernel kernel, IReadOnlyList<AssignedDevice> devices, bool reattach = false)
     {
         ArgumentNullException.ThrowIfNull(devices);
         DirtyBuffer buffer = DirtyBuffer.Create(kernel);
         IEnumerable<IDirtySource> tables = devices
             .Where(device => device.Tracker.Kind == TrackerKind.Iommu)
             .GroupBy(device => device.Attachment.Entry!)
-            .Select(group => new HwptDirtySource(group.Key.Hwpt, [.. group.Select(device => device.Name)], buffer));
+            .Select(IDirtySource (group) => reattach
+                ? new ReattachingDirtySource(group.First().Container, group.Key, [.. group.Select(device => device.Name)], buffer)
+                : new HwptDirtySource(group.Key.Hwpt, [.. group.Select(device => device.Name)], buffer));
         IEnumerable<IDirtySource> logs = devices
             .Where(device => device.Tracker.Kind == TrackerKind.DeviceLog)
             .Select(device => new DeviceLogDirtySource(

@@ -3,6 +3,7 @@ using Tidemark.Iommu;
 using Tidemark.Kernel;
 using Tidemark.Machine.CpuTracking;
 using Tidemark.Machine.Description;
+using Tidemark.Machine.Handover;
 using Tidemark.Vfio;
 
 namespace Tidemark.Machine.Assignment;
@@ -31,6 +32,12 @@ public sealed record DeviceCheck(string Name, string Host, string? Driver, strin
 
     /// <summary>Why not; null when it can.</summary>
     public string? IommuReason { get; init; }
+
+    /// <summary>The kernel's name of that IOMMU, where it tells.</summary>
+    public string? Iommu { get; init; }
+
+    /// <summary>How the device would move, and why so.</summary>
+    public HandoverChoice? Handover { get; init; }
 
     public bool HasDeviceLog { get; init; }
 
@@ -175,10 +182,14 @@ public sealed record HostCheck
             containers.Add(container);
             AssignedDevice one = AssignedDevice.Assign(opened, container, device.DirtyTracking);
             assigned.Add(one);
+            // The workload of a machine here would be the device's driver, if it is one that it can drive.
+            one.ChooseHandover(device.Handover, one.Device.IsMdev ? "it is a mediated device" : HandoverChoice.FindNvmeLack(one.Device));
             return new DeviceCheck(device.Name, device.Host, driver, null)
             {
                 IommuTracks = one.Attachment.HasIommuTracking,
                 IommuReason = one.Attachment.NoTrackingReason,
+                Iommu = VfioDiscovery.FindIommu(sysfs, folder),
+                Handover = one.Handover,
                 HasDeviceLog = TrackerChoice.HasDeviceLog(one.Device),
                 Abilities = one.Migratable is null ? $"none ({one.MigrationLack})" : one.MigrationAbilities.ToString(),
                 Tracker = one.Tracker,
@@ -194,7 +205,12 @@ public sealed record HostCheck
     private static string Explain(bool ready, List<DeviceCheck> checks, MigrationBlocker[] blockers)
     {
         if (ready)
-            return checks.Count == 1 ? "the device can migrate live" : $"all {checks.Count} devices can migrate live";
+        {
+            int assisted = checks.Count(check => check.Handover?.Kind == HandoverKind.DriverAssisted);
+            string how = assisted == 0 ? "" : assisted == checks.Count ? ", driver-assisted" : $", {assisted} of them driver-assisted";
+            return (checks.Count == 1 ? "the device can migrate live" : $"all {checks.Count} devices can migrate live") + how;
+        }
+
         if (checks.Count == 0)
             return "no device here is bound to a VFIO driver; bind one (driverctl set-override 0000:01:00.0 vfio-pci) or name a machine file";
         if (blockers.Length > 0)

@@ -133,6 +133,10 @@ public sealed partial class NvmeDriver
             throw new NvmeException(
                 $"NVMe controller {SerialNumber} has no usable namespace 1: "
                 + $"0x{space.BlockCount:x} blocks of 2^{space.BlockShift} bytes.");
+        if (space.MetadataBytes != 0)
+            throw new NvmeException(
+                $"Namespace 1 of NVMe controller {SerialNumber} is formatted with {space.MetadataBytes} bytes of metadata "
+                + "a block, which this driver does not read.");
         uint limit = OwnTransferLimit;
         if (controller.MaximumTransferShift is > 0 and < 12)
             limit = Math.Min(limit, (uint)PrpGeometry.PageByteLength << controller.MaximumTransferShift);

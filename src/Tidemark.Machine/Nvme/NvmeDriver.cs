@@ -85,6 +85,11 @@ public sealed partial class NvmeDriver : IDisposable
         3 * GuestPage.Size + RoundUp(queueEntries * (ulong)SubmissionEntry.ByteLength)
         + RoundUp(queueEntries * (ulong)CompletionEntry.ByteLength) + (queueEntries - 1UL) * GuestPage.Size;
 
+    /// <summary>Whether a guest page holds completions or what the controller said of itself.</summary>
+    public bool IsWrittenByController(ulong page) =>
+        page == ArenaAt(GuestPage.Size).Page || page == IdentifyPage.Page
+        || (page >= IOCompletion.Page && page < PrpPage(0).Page);
+
     /// <summary>Reads blocks into guest memory.</summary>
     /// <param name="buffer">Aligned to 4 bytes; contiguous in guest-physical addresses.</param>
     /// <param name="tag">Comes back in the completion.</param>

@@ -72,6 +72,10 @@ public sealed partial class NvmeWorkload : IDisposable
         get { lock (_gate) return _counters; }
     }
 
+    /// <summary>Whether a guest page is one of the data buffers.</summary>
+    public bool IsBuffer(ulong page) =>
+        page >= _options.BufferStart.Page && page < _options.BufferStart.Page + (_options.BufferByteLength >> GuestPage.Shift);
+
     /// <summary>Starts the thread, once. The controller may run or start to run later.</summary>
     public void Start()
     {

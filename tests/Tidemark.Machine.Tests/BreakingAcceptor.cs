@@ -5,6 +5,7 @@ namespace Tidemark.Machine.Tests;
 /// <summary>Lets the second connection, which carries pages, break at this end after so many bytes.</summary>
 internal sealed class BreakingAcceptor(IAcceptor inner, long breakAfter) : IAcceptor
 {
+    private readonly List<IConnection> _connections = [];
     private int _accepted;
 
     public string Address => inner.Address;
@@ -12,7 +13,16 @@ internal sealed class BreakingAcceptor(IAcceptor inner, long breakAfter) : IAcce
     public IConnection Accept(CancellationToken cancellation)
     {
         IConnection connection = inner.Accept(cancellation);
+        lock (_connections)
+            _connections.Add(connection);
         return ++_accepted == 2 ? new BreakingConnection(connection, breakAfter) : connection;
+    }
+
+    /// <summary>Breaks all of them now, as the death of this side would.</summary>
+    public void Cut()
+    {
+        lock (_connections)
+            _connections.ForEach(connection => connection.Abort());
     }
 
     public void Dispose() => inner.Dispose();

@@ -1,4 +1,3 @@
-using Tidemark.Kernel;
 using Tidemark.Kernel.Soft;
 using Tidemark.Machine.Assignment;
 using Tidemark.Machine.Description;

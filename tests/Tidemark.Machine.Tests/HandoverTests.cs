@@ -112,14 +112,23 @@ public sealed class HandoverTests : IDisposable
         MoveAndCheck(source, _rig.Assemble(DescribeAssisted(2)));
     }
 
-    [Fact]
-    public void When_the_destination_dies_the_source_sets_its_controllers_up_again()
+    [Theory]
+    [InlineData(MigrationPhase.Precopy)]
+    [InlineData(MigrationPhase.Switchover)]
+    [InlineData(MigrationPhase.Verify)]
+    public void When_the_destination_dies_the_source_sets_its_controllers_up_again(MigrationPhase phase)
     {
         MachineDescription description = DescribeAssisted(2);
         GuestMachine source = _rig.AssembleRunning(description);
+        BreakingAcceptor? acceptor = null;
         (MigrationOutcome sent, _) = _rig.Migrate(
-            source, _rig.Assemble(description), wire: acceptor => new BreakingAcceptor(acceptor, breakAfter: 8 << 20));
-        Assert.Equal(MigrationResult.Failed, sent.Result);
+            source, _rig.Assemble(description), wire: inner => acceptor = new BreakingAcceptor(inner, long.MaxValue),
+            onPhase: began =>
+            {
+                if (began == phase)
+                    acceptor!.Cut();
+            });
+        Assert.Equal((MigrationResult.Failed, phase), (sent.Result, sent.Phase));
         MachineRig.AwaitReads(source, 50);
         MachineRig.AssertGoodData(source);
     }

@@ -117,7 +117,7 @@ internal sealed class MachineRig : IDisposable
     /// <summary>Moves a machine through a Unix socket.</summary>
     public (MigrationOutcome Source, MigrationOutcome Destination) Migrate(
         GuestMachine source, GuestMachine destination, MigrationOptions? options = null, Func<IAcceptor, IAcceptor>? wire = null,
-        MigrationPhase? cancelAt = null)
+        MigrationPhase? cancelAt = null, Action<MigrationPhase>? onPhase = null)
     {
         var address = new MigrationAddress.Unix(Path.Combine(Folder, "migration.sock"));
         using SocketAcceptor listener = SocketAcceptor.Listen(address);
@@ -130,7 +130,7 @@ internal sealed class MachineRig : IDisposable
         receiver.Start();
         MigrationOutcome sent = new MigrationSource(
             source, new SocketConnector(address, TimeSpan.FromSeconds(5)), options ?? new MigrationOptions { Verify = true },
-            new CancellingObserver(cancelAt, cancel), TimeProvider.System).Run(cancel.Token);
+            new CancellingObserver(cancelAt, cancel, onPhase), TimeProvider.System).Run(cancel.Token);
         receiver.Join();
         return (sent, received!);
     }
@@ -183,12 +183,16 @@ internal sealed class MachineRig : IDisposable
             OverlayPath = device.Overlay,
         };
 
-    private sealed class CancellingObserver(MigrationPhase? phase, CancellationTokenSource cancel) : IMigrationObserver
+    private sealed class CancellingObserver(
+        MigrationPhase? phase, CancellationTokenSource cancel, Action<MigrationPhase>? onPhase) : IMigrationObserver
     {
         public void OnEvent(MigrationEvent migrationEvent)
         {
-            if (migrationEvent is MigrationEvent.PhaseBegan began && began.Phase == phase)
+            if (migrationEvent is not MigrationEvent.PhaseBegan began)
+                return;
+            if (began.Phase == phase)
                 cancel.Cancel();
+            onPhase?.Invoke(began.Phase);
         }
     }
 

@@ -43,7 +43,7 @@ public sealed class DirtyTrackingExercise
         ulong start = (backing.Address.Value + (2 * MiB) - 1) & ~((2 * MiB) - 1);
         // Refused where there are no huge pages; the exercise with them then says so.
         kernel.Madvise(start, ExerciseStage.MemoryBytes, MemoryAdvice.HugePage);
-        var memory = new GuestMemory([new MemorySlot(new GuestPhysicalAddress(0), ExerciseStage.MemoryBytes, new HostAddress(start), 0)]);
+        GuestMemory memory = DescribeMemory(start);
         var exercise = new DirtyTrackingExercise(VfioDiscovery.FindIommu(sysfs, folder) ?? $"before {pciAddress}");
         using (var stage = new ExerciseStage(device, iommufd, memory, buffer, hugePages: false))
         {
@@ -55,10 +55,22 @@ public sealed class DirtyTrackingExercise
             exercise.Try("replace-while-tracking", () => exercise.Replace(stage));
         }
 
-        using (var stage = new ExerciseStage(device, iommufd, memory, buffer, hugePages: true))
+        // A leaf needs physical alignment, which follows the address for memory in huge pages, and the start of the
+        // allocation where that is one file.
+        foreach (ulong begin in (ReadOnlySpan<ulong>)[start, backing.Address.Value])
+        {
+            exercise._results.RemoveAll(result => result.Name == "huge-pages-on");
+            using var stage = new ExerciseStage(device, iommufd, DescribeMemory(begin), buffer, hugePages: true);
             exercise.Try("huge-pages-on", () => exercise.WriteOnePage(stage, hugePages: true));
+            if (exercise._results[^1].Outcome != ExerciseOutcome.NotShown)
+                break;
+        }
+
         return exercise._results;
     }
+
+    private static GuestMemory DescribeMemory(ulong start) =>
+        new([new MemorySlot(new GuestPhysicalAddress(0), ExerciseStage.MemoryBytes, new HostAddress(start), 0)]);
 
     private void Try(string name, Func<(ExerciseOutcome Outcome, string Evidence)> step)
     {

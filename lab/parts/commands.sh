@@ -105,3 +105,45 @@ lab_file() { # a shell script of the caller's
     guest_run "${profile:-vtd-dirty}" "$folder" 2>&1 | tee "$folder/console.txt"
     return "${PIPESTATUS[0]}"
 }
+
+# The test programs that say something else on a kernel with iommufd than on one without.
+linux_side='Kernel Machine'
+
+lab_tests() {
+    local folder status test
+    mkdir -p "$root/artifacts/lab"
+    lab_program
+    folder=$(lab_folder tests)
+    for test in $linux_side; do
+        say "building the tests of $test for the guest"
+        lab_publish "$root/tests/Tidemark.$test.Tests" "$folder/$test" >"$root/artifacts/lab/build.log" 2>&1 ||
+            fail "the tests of $test did not build ($(grep -m1 error "$root/artifacts/lab/build.log"))" "see artifacts/lab/build.log"
+    done
+    lab_script "$folder" <<SCRIPT
+worst=0
+for test in $linux_side; do
+    echo "Tidemark.\$test.Tests"
+    /usr/share/dotnet/dotnet exec /host/\$test/Tidemark.\$test.Tests.dll -noLogo -noColor || worst=1
+done
+exit \$worst
+SCRIPT
+    LIMIT=${LIMIT:-1500} guest_run "${profile:-vtd-dirty}" "$folder" >"$folder/console.txt" 2>&1
+    status=$?
+    grep -aE '^Tidemark|Total:|\[FAIL\]' "$folder/console.txt"
+    [ $status = 0 ] || say "the whole output is in $folder/console.txt"
+    return $status
+}
+
+lab_demo() { # a machine moves from one process to another, each with a controller of its own
+    local folder status
+    lab_program
+    folder=$(lab_folder demo)
+    lab_script "$folder" <<'SCRIPT'
+set -- $LAB_NVME
+tidemark demo --kernel linux --device $1 --device $2 --memory 64MiB --report /host/report.html --json >/host/demo.json
+SCRIPT
+    LIMIT=${LIMIT:-400} guest_run "${profile:-vtd-dirty}" "$folder" 2>&1 | tee "$folder/console.txt"
+    status=${PIPESTATUS[0]}
+    [ ! -s "$folder/demo.json" ] || cat "$folder/demo.json"
+    return "$status"
+}

@@ -47,6 +47,20 @@ public sealed partial class UsageTests
             Assert.Contains($"bad.json:{line}: ", error, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData("[]")]
+    [InlineData("{\"kernel\": \"linux\"")]
+    [InlineData("{\"kernel\": 3, \"cases\": []}")]
+    [InlineData("{\"kernel\": \"linux\", \"cases\": [3]}")]
+    [InlineData("{\"kernel\": \"linux\", \"cases\": [{\"name\": \"a\", \"result\": \"maybe\"}]}")]
+    public void Results_to_compare_with_that_are_none_are_told(string text)
+    {
+        using var scene = new Scene();
+        File.WriteAllText(Path.Combine(scene.Folder, "other.json"), text);
+        string error = scene.Expect(64, "conform", "--kernel", "soft", "--against", "other.json").Error;
+        Assert.Contains("other.json is not what tidemark conform --json writes", error, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void A_fifo_is_refused_as_machine_file_and_as_disk_instead_of_being_waited_for()
     {

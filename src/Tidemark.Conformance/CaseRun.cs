@@ -214,7 +214,11 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
         if (errno is Errno.EPERM or Errno.EBUSY)
             throw NotApplicable($"Device {profile.Address} is in use elsewhere: binding it answered {errno}.");
         Answers(errno, Errno.Success, "VFIO_DEVICE_BIND_IOMMUFD");
-        return new BoundDevice(this, profile, file, bind.OutDevid);
+        var device = new BoundDevice(this, profile, file, bind.OutDevid);
+        // What a case left behind outlives its files in the driver of an mdev.
+        if (profile.IsEmulated)
+            device.Reset();
+        return device;
     }
 
     /// <summary>A device that this case has not used yet.</summary>

@@ -26,7 +26,7 @@ public sealed class ConformanceContext
     public IReadOnlyList<DeviceProfile> Devices { get; }
 
     /// <summary>Looks at the kernel and at each device: opens and binds it for a moment.</summary>
-    /// <param name="devices">PCI addresses. One that can not be used has its reason in its profile.</param>
+    /// <param name="devices">PCI addresses, UUIDs of mdevs, or device nodes. One that can not be used has its reason in its profile.</param>
     public static ConformanceContext Create(IKernel kernel, ISysfs sysfs, IReadOnlyList<string> devices)
     {
         ArgumentNullException.ThrowIfNull(kernel);
@@ -59,6 +59,21 @@ public sealed record DeviceProfile(string Address, string Node, string? Problem)
 {
     private const string NvmeClass = "0x010802";
 
+    /// <summary>Its driver, as sysfs has it: <c>vfio-pci</c>, <c>mtty</c>; or null.</summary>
+    public string? Driver { get; private init; }
+
+    /// <summary>It is a mediated device: no IOMMU of its own, and nothing but an IOAS to attach to.</summary>
+    public bool IsEmulated { get; private init; }
+
+    /// <summary>It has no IOMMU: its addresses are physical ones.</summary>
+    public bool IsNoIommu { get; private init; }
+
+    /// <summary>It is the kernel's sample serial card, whose state is known to the byte.</summary>
+    public bool IsMtty => IsEmulated && Driver == "mtty";
+
+    /// <summary>An IOMMU stands between it and memory.</summary>
+    public bool HasIommu => !IsEmulated && !IsNoIommu;
+
     /// <summary>Its IOMMU offers dirty tracking.</summary>
     public bool IommuTracks { get; private init; }
 
@@ -83,7 +98,7 @@ public sealed record DeviceProfile(string Address, string Node, string? Problem)
         string folder;
         try
         {
-            folder = VfioDiscovery.GetPciFolder(address);
+            folder = VfioDiscovery.FindFolder(sysfs, address);
             node = VfioDiscovery.FindDeviceNode(sysfs, folder, address);
         }
         catch (Exception failure) when (failure is KernelException or ArgumentException)
@@ -92,12 +107,17 @@ public sealed record DeviceProfile(string Address, string Node, string? Problem)
             return new DeviceProfile(address, "", failure.Message);
         }
 
-        var profile = new DeviceProfile(address, node, null);
+        var profile = new DeviceProfile(address, node, null)
+        {
+            Driver = VfioDiscovery.FindDriver(sysfs, folder),
+            IsEmulated = VfioDiscovery.IsMdev(sysfs, folder),
+            IsNoIommu = VfioDiscovery.IsNoIommuNode(node),
+        };
         var context = new ConformanceContext(kernel, Errno.Success, [profile]);
         using var run = new CaseRun(context);
         try
         {
-            run.Use(DeviceNeed.Any);
+            run.Use(DeviceNeed.Vfio);
             IommuHwInfo info = IommuHwInfo.Create(run.Device.Id);
             bool hasInfo = kernel.Ioctl(run.Iommufd, ref info).Succeeded;
             var irq = VfioIrqInfo.Create((uint)VfioPciIrqIndex.Msix);
@@ -128,19 +148,30 @@ public sealed record DeviceProfile(string Address, string Node, string? Problem)
 /// <param name="Text">As in "needs a device ...".</param>
 internal sealed record DeviceNeed(string Text, Func<DeviceProfile, bool> IsMetBy)
 {
-    public static DeviceNeed Any { get; } = new("bound to a VFIO driver", _ => true);
+    /// <summary>A PCI function of its own, behind an IOMMU: what most cases are about.</summary>
+    public static DeviceNeed Any { get; } = new("bound to vfio-pci or a variant of it", device => device.HasIommu);
+
+    /// <summary>Also one without IOMMU, and one that exists in its driver only.</summary>
+    public static DeviceNeed Vfio { get; } = new("bound to a VFIO driver", _ => true);
+
+    public static DeviceNeed Mtty { get; } = new("that is one of mtty's mdevs", device => device.IsMtty);
+
+    public static DeviceNeed Emulated { get; } = new("that is an mdev", device => device.IsEmulated);
+
+    public static DeviceNeed NoIommu { get; } = new("without IOMMU", device => device.IsNoIommu);
 
     public static DeviceNeed Tracking { get; } = new("whose IOMMU tracks dirty pages", device => device.IommuTracks);
 
     public static DeviceNeed NotTracking { get; } =
-        new("whose IOMMU does not track dirty pages", device => !device.IommuTracks);
+        new("whose IOMMU does not track dirty pages", device => device.HasIommu && !device.IommuTracks);
 
     public static DeviceNeed TrackedWriter { get; } = new(
         "(an NVMe controller) whose IOMMU tracks dirty pages", device => device.IommuTracks && device.CanWrite);
 
-    public static DeviceNeed Writer { get; } = new("that is an NVMe controller", device => device.CanWrite);
+    public static DeviceNeed Writer { get; } =
+        new("that is an NVMe controller behind an IOMMU", device => device.CanWrite && device.HasIommu);
 
-    public static DeviceNeed Msix { get; } = new("with MSI-X", device => device.MsixVectors > 0);
+    public static DeviceNeed Msix { get; } = new("with MSI-X", device => device.MsixVectors > 0 && !device.IsEmulated);
 
     public static DeviceNeed Migratable { get; } =
         new("with migration states", device => device.Migration != VfioMigrationFlags.None);
@@ -154,10 +185,12 @@ internal sealed record DeviceNeed(string Text, Func<DeviceProfile, bool> IsMetBy
     public static DeviceNeed NotPreCopying { get; } =
         new("without PRE_COPY", device => !device.Migration.HasFlag(VfioMigrationFlags.PreCopy));
 
-    public static DeviceNeed Logging { get; } = new("that logs its DMA", device => device.LogsDma);
+    /// <summary>mtty has the requests and neither starts nor stops anything: its answers are cases of its own.</summary>
+    public static DeviceNeed Logging { get; } =
+        new("that logs its DMA", device => device.LogsDma && !device.IsEmulated);
 
     public static DeviceNeed LoggingWriter { get; } =
-        new("(an NVMe controller) that logs its DMA", device => device.LogsDma && device.CanWrite);
+        new("(an NVMe controller) that logs its DMA", device => device.LogsDma && device.CanWrite && device.HasIommu);
 
     public static DeviceNeed NotLogging { get; } = new("that does not log its DMA", device => !device.LogsDma);
 

@@ -82,6 +82,10 @@ public static class ConformanceSuite
         MigrationStateCases.AddTo(cases);
         MigrationStreamCases.AddTo(cases);
         DmaLoggingCases.AddTo(cases);
+        MttyDeviceCases.AddTo(cases);
+        MttyInterruptCases.AddTo(cases);
+        MttyAttachCases.AddTo(cases);
+        MttyMigrationCases.AddTo(cases);
         return cases;
     }
 }

@@ -93,6 +93,7 @@ internal sealed class SoftSysfs : ISysfs
     private void AddMediated(SoftMtty device, string number)
     {
         string home = $"{MttyHome}/{device.Uuid}";
+        AddLink($"{home}/subsystem", "../../../../../bus/mdev");
         AddLink($"{home}/driver", "../../../../../bus/mdev/drivers/mtty");
         AddLink($"{home}/iommu_group", $"../../../../../kernel/iommu_groups/{number}");
         AddLink($"{home}/mdev_type", $"../mdev_supported_types/mtty-{device.Ports}");

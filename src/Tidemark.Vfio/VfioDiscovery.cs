@@ -10,6 +10,11 @@ namespace Tidemark.Vfio;
 public static class VfioDiscovery
 {
     private const string PciFolder = "/sys/bus/pci/devices";
+    private const string MdevFolder = "/sys/bus/mdev/devices";
+    private const string NodeFolder = "/dev/vfio/devices";
+
+    /// <summary>What the nodes of devices without IOMMU are called; they translate nothing.</summary>
+    private const string NoIommuPrefix = "noiommu-";
 
     /// <summary>The PCI addresses of all devices that have a VFIO device node now.</summary>
     public static IReadOnlyList<string> ListPciDevices(ISysfs sysfs)
@@ -30,6 +35,44 @@ public static class VfioDiscovery
         }
 
         return $"{PciFolder}/{pciAddress}";
+    }
+
+    /// <summary>
+    /// The folder of a device by any of its names: PCI address, UUID of an mdev, or path of its VFIO device node.
+    /// </summary>
+    /// <exception cref="ArgumentException">None of these.</exception>
+    /// <exception cref="KernelException">No device has that node.</exception>
+    public static string FindFolder(ISysfs sysfs, string name)
+    {
+        ArgumentNullException.ThrowIfNull(sysfs);
+        ArgumentNullException.ThrowIfNull(name);
+        if (Guid.TryParseExact(name, "D", out _))
+            return $"{MdevFolder}/{name}";
+        if (!name.StartsWith($"{NodeFolder}/", StringComparison.Ordinal))
+        {
+            return IsPciAddress(name)
+                ? GetPciFolder(name)
+                : throw new ArgumentException(
+                    $"\"{name}\" is neither a PCI address such as 0000:01:00.0 nor an mdev's UUID nor a path such as "
+                    + $"{NodeFolder}/vfio0.", nameof(name));
+        }
+
+        string entry = LastPart(name);
+        foreach (string bus in (string[])[PciFolder, MdevFolder])
+        {
+            if (sysfs.List(bus).FirstOrDefault(device => FindEntry(sysfs, $"{bus}/{device}") == entry) is { } found)
+                return $"{bus}/{found}";
+        }
+
+        throw new KernelException(
+            $"Looking for the VFIO device of {name}", Errno.ENODEV, "No PCI device and no mdev of this host has it.");
+    }
+
+    /// <summary>Whether a device node is that of a device without IOMMU.</summary>
+    public static bool IsNoIommuNode(string node)
+    {
+        ArgumentNullException.ThrowIfNull(node);
+        return LastPart(node).StartsWith(NoIommuPrefix, StringComparison.Ordinal);
     }
 
     /// <summary>The device node behind a device's folder.</summary>
@@ -58,7 +101,7 @@ public static class VfioDiscovery
         return entry is null
             ? throw new KernelException(operation, Errno.ENOENT,
                 $"{folder}/vfio-dev is there but empty: the kernel may lack CONFIG_VFIO_DEVICE_CDEV.")
-            : $"/dev/vfio/devices/{entry}";
+            : $"{NodeFolder}/{entry}";
     }
 
     /// <summary>The driver a device is bound to, or null.</summary>
@@ -84,7 +127,9 @@ public static class VfioDiscovery
     }
 
     private static string? FindEntry(ISysfs sysfs, string folder) =>
-        sysfs.List($"{folder}/vfio-dev").FirstOrDefault(entry => entry.StartsWith("vfio", StringComparison.Ordinal));
+        sysfs.List($"{folder}/vfio-dev").FirstOrDefault(entry =>
+            entry.StartsWith("vfio", StringComparison.Ordinal)
+            || entry.StartsWith($"{NoIommuPrefix}vfio", StringComparison.Ordinal));
 
     private static string LastPart(string path) => path[(path.LastIndexOf('/') + 1)..];
 

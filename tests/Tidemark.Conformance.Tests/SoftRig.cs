@@ -21,7 +21,10 @@ internal sealed class SoftRig : IDisposable
                 Nvme(3, "tracking", p2p: false, preCopy: true) with { DmaLogging = true },
                 Nvme(4, "plain", p2p: true, preCopy: true) with { DmaLogging = true },
                 Nvme(5, "plain", p2p: false, preCopy: false) with { Migration = false },
-            ]), faults);
+            ])
+        {
+            Mediated = [new SoftMtty(Mdevs[0], 2), new SoftMtty(Mdevs[1], 2)],
+        }, faults);
         Baseline = Soft.CountOpen();
     }
 
@@ -29,7 +32,11 @@ internal sealed class SoftRig : IDisposable
 
     public SoftKernelUsage Baseline { get; }
 
-    public static IReadOnlyList<string> Addresses { get; } = [.. Enumerable.Range(1, 5).Select(Address)];
+    public static IReadOnlyList<string> Mdevs { get; } =
+        ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002"];
+
+    public static IReadOnlyList<string> Addresses { get; } =
+        [.. Enumerable.Range(1, 5).Select(Address), .. Mdevs];
 
     public void Dispose()
     {

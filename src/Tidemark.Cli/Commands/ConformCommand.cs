@@ -17,8 +17,8 @@ internal static class ConformCommand
         Option<string?> kernel = SharedOptions.Kernel("Which kernel to judge; without it: linux.");
         var device = new Option<string[]>("--device")
         {
-            Description = "A device bound to a VFIO driver that the cases may use; can be given several times. It is opened, reset and driven: nobody else may use it.",
-            HelpName = "PCI",
+            Description = "A device bound to a VFIO driver that the cases may use: PCI address, UUID of an mdev, or path of its VFIO device node; can be given several times. It is opened, reset and driven: nobody else may use it.",
+            HelpName = "DEVICE",
         };
         var filter = new Option<string?>("--filter")
         {

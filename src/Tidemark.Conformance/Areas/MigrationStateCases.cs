@@ -82,6 +82,8 @@ internal static class MigrationStateCases
         {
             run.Use(DeviceNeed.States(flags));
             DeviceProfile profile = run.Device.Profile;
+            if (profile.IsMtty)
+                throw CaseRun.NotApplicable("mtty keeps the state over a close; a case of its own says so.");
             MigrationSession.Enter(run, Stop);
             run.Device.File.Dispose();
             KernelFd file = run.OpenDevice(profile);

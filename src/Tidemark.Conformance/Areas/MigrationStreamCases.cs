@@ -127,10 +127,12 @@ internal static class MigrationStreamCases
 
     private static void AddPreCopy(CaseTable table)
     {
-        table.Add("nothing-now", "in PRE_COPY, reading when there is nothing now is ENOMSG", run =>
+        table.Add("nothing-now",
+            "in PRE_COPY, reading when there is nothing now is ENOMSG (mtty, qat and hisi_acc answer 0 bytes)", run =>
         {
             KernelFd stream = BeginPreCopy(run);
-            run.Holds(Drain(run, stream) == Errno.ENOMSG, "ENOMSG when everything is read");
+            bool ends = run.Device.Profile.Driver is "mtty" or "qat_vfio_pci" or "hisi-acc-vfio-pci";
+            run.Answers(Drain(run, stream), ends ? Errno.Success : Errno.ENOMSG, "reading when everything is read");
         });
         table.Add("goes-on-in-stop-copy", "the stream of PRE_COPY goes on in STOP_COPY and ends there", run =>
         {

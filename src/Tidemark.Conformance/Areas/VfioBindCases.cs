@@ -25,7 +25,7 @@ internal static class VfioBindCases
                 bind.Argsz = VfioDeviceBindIommufd.StructSize;
                 return bind;
             },
-            (run, ref argument) => run.Kernel.Ioctl(run.OpenDevice(run.Find(DeviceNeed.Any)), ref argument).Errno,
+            (run, ref argument) => run.Kernel.Ioctl(run.OpenDevice(run.Find(DeviceNeed.Vfio)), ref argument).Errno,
             new("argsz-0", "argsz", Errno.EINVAL, (_, ref argument) => argument.Argsz = 0),
             new("argsz-below-minimum", "argsz", Errno.EINVAL, (_, ref argument) => argument.Argsz = 15),
             new("negative-iommufd", "iommufd", Errno.EINVAL, (_, ref argument) => argument.Iommufd = -1),
@@ -45,7 +45,7 @@ internal static class VfioBindCases
         table.Add("null-pointer", "an argument that can not be read is EFAULT", run =>
             run.Answers(
                 run.Kernel.IoctlValue(
-                    run.OpenDevice(run.Find(DeviceNeed.Any)).Number, VfioRequests.DeviceBindIommufd.Value, 0).Errno,
+                    run.OpenDevice(run.Find(DeviceNeed.Vfio)).Number, VfioRequests.DeviceBindIommufd.Value, 0).Errno,
                 Errno.EFAULT, "VFIO_DEVICE_BIND_IOMMUFD with a null pointer"));
         table.Add("id-is-not-0",
             "the device's id is not 0", run => run.Holds(run.Device.Id != 0, "an id that is not 0"));
@@ -88,7 +88,7 @@ internal static class VfioBindCases
         });
         table.Add("refused-file-binds-later", "a file that was refused can bind later", run =>
         {
-            DeviceProfile profile = run.Find(DeviceNeed.Any);
+            DeviceProfile profile = run.Find(DeviceNeed.Vfio);
             KernelFd file = run.OpenDevice(profile);
             VfioDeviceBindIommufd bind = VfioDeviceBindIommufd.Create(-1);
             run.Answers(run.Kernel.Ioctl(file, ref bind).Errno, Errno.EINVAL, "binding to -1");
@@ -106,7 +106,7 @@ internal static class VfioBindCases
         table.Add("two-iommufds", "two devices can be bound to two iommufds", run =>
         {
             run.Use(DeviceNeed.Any);
-            KernelFd file = run.OpenDevice(run.Find(DeviceNeed.Any));
+            KernelFd file = run.OpenDevice(run.Find(DeviceNeed.Vfio));
             VfioDeviceBindIommufd bind = VfioDeviceBindIommufd.Create(run.OpenIommufd().Number);
             Errno errno = run.Kernel.Ioctl(file, ref bind).Errno;
             if (errno is Errno.EPERM or Errno.EBUSY)
@@ -129,7 +129,7 @@ internal static class VfioBindCases
         {
             table.Add(name, $"{request} is EINVAL before the file is bound", run =>
             {
-                KernelFd file = run.OpenDevice(run.Find(DeviceNeed.Any));
+                KernelFd file = run.OpenDevice(run.Find(DeviceNeed.Vfio));
                 byte[] argument = new byte[length];
                 BinaryPrimitives.WriteInt32LittleEndian(argument, length);
                 run.Answers(run.Kernel.Ioctl(file.Number, request.Value, argument).Errno, Errno.EINVAL, request.Name);
@@ -138,22 +138,22 @@ internal static class VfioBindCases
 
         table.Add("unknown-request", "an unknown request is EINVAL too", run =>
             run.Answers(
-                run.Kernel.Ioctl(run.OpenDevice(run.Find(DeviceNeed.Any)).Number, 0x3BEE, new byte[8]).Errno,
+                run.Kernel.Ioctl(run.OpenDevice(run.Find(DeviceNeed.Vfio)).Number, 0x3BEE, new byte[8]).Errno,
                 Errno.EINVAL,
                 "request 0x3bee"));
         table.Add("read", "reading is EINVAL before the file is bound", run =>
             run.Answers(
-                run.Kernel.Pread(run.OpenDevice(run.Find(DeviceNeed.Any)).Number, new byte[4], 0).Errno, Errno.EINVAL,
+                run.Kernel.Pread(run.OpenDevice(run.Find(DeviceNeed.Vfio)).Number, new byte[4], 0).Errno, Errno.EINVAL,
                 "pread"));
         table.Add("write", "writing is EINVAL before the file is bound", run =>
             run.Answers(
-                run.Kernel.Pwrite(run.OpenDevice(run.Find(DeviceNeed.Any)).Number, new byte[4], 0).Errno, Errno.EINVAL,
+                run.Kernel.Pwrite(run.OpenDevice(run.Find(DeviceNeed.Vfio)).Number, new byte[4], 0).Errno, Errno.EINVAL,
                 "pwrite"));
         table.Add("mmap", "mapping is EINVAL before the file is bound", run =>
             run.Answers(
                 run.Kernel.Mmap(
                     CaseRun.Page, MemoryProtection.Read, MapFlags.Shared,
-                    run.OpenDevice(run.Find(DeviceNeed.Any)).Number, 0).Errno,
+                    run.OpenDevice(run.Find(DeviceNeed.Vfio)).Number, 0).Errno,
                 Errno.EINVAL, "mmap"));
     }
 
@@ -170,6 +170,6 @@ internal static class VfioBindCases
         BinaryPrimitives.WriteInt32LittleEndian(argument.AsSpan(8), run.Iommufd.Number);
         argument[^1] = tail;
         return run.Kernel.Ioctl(
-            run.OpenDevice(run.Find(DeviceNeed.Any)).Number, VfioRequests.DeviceBindIommufd.Value, argument).Errno;
+            run.OpenDevice(run.Find(DeviceNeed.Vfio)).Number, VfioRequests.DeviceBindIommufd.Value, argument).Errno;
     }
 }

@@ -172,7 +172,8 @@ public sealed partial class NvmeDriver
             Opcode = (byte)AdminOpcode.CreateCompletionQueue,
             Prp1 = IOCompletion.Value + _options.IovaOffset,
             Dword10 = (_options.QueueEntries - 1) << 16 | IOQueue,
-            Dword11 = 1u << 16 | 2 | 1, // Vector 1, interrupts enabled, contiguous.
+            // Contiguous; vector 1 with interrupts enabled. A vector other than 0 is an error while MSI-X is off.
+            Dword11 = _options.UseInterrupts ? 1u << 16 | 2 | 1 : 1,
         }, "Creating the I/O completion queue");
         Execute(new SubmissionEntry
         {

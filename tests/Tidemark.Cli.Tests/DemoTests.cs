@@ -55,6 +55,44 @@ public sealed class DemoTests
         Assert.Contains("4096 or more", scene.Expect(1, "demo", "tiny").Error, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void The_demo_moves_devices_without_migration_states_and_shows_all_that_dirty_tracking_offers()
+    {
+        using var scene = new Scene();
+        JsonNode result = JsonNode.Parse(
+            scene.Expect(0, "demo", "--driver-assisted", "--exercise", "--memory", "128MiB", "--json").Output)!;
+        Assert.All(result["devices"]!.AsArray(), device => Assert.Equal("driver-assisted", (string?)device!["handover"]));
+        Assert.Equal(
+            ["harvest", "huge-pages-off", "peek-before-unmap", "replace-while-tracking", "huge-pages-on", "union", "replace-during-migration"],
+            result["exercised"]!.AsArray().Select(item => (string?)item!["name"]));
+        Assert.All(result["exercised"]!.AsArray(), item => Assert.True((string?)item!["result"] == "shown", item.ToJsonString()));
+        Assert.Empty(result["lostBy"]!.AsArray());
+    }
+
+    [Fact]
+    public void Check_says_of_each_device_whether_its_IOMMU_tracks_and_how_it_would_move()
+    {
+        using var scene = new Scene();
+        File.WriteAllText(Path.Combine(scene.Folder, "plain.json"), """
+            {
+              "name": "plain", "memory": { "size": "64MiB" },
+              "devices": [ { "name": "a", "host": "0000:01:00.0", "arena": "4MiB" }, { "name": "b", "host": "0000:02:00.0", "arena": "4MiB" } ],
+              "softHost": {
+                "iommus": [ { "name": "yes" }, { "name": "no", "dirtyTracking": false } ],
+                "devices": [
+                  { "address": "0000:01:00.0", "iommu": "yes", "disk": "disk.img", "migration": false },
+                  { "address": "0000:02:00.0", "iommu": "no", "disk": "disk.img" }
+                ]
+              }
+            }
+            """);
+        string text = scene.Expect(0, "check", "plain.json").Output;
+        Assert.Contains("IOMMU dirty tracking: yes (IOMMU_GET_HW_INFO reports", text, StringComparison.Ordinal);
+        Assert.Contains("IOMMU dirty tracking: no (", text, StringComparison.Ordinal);
+        Assert.Contains("driver-assisted: The workload is the driver of a", text, StringComparison.Ordinal);
+        Assert.Contains("states: The VFIO driver of b", text, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData("skip-iotlb-drain", "memory-verification")]
     [InlineData("drop-source-iommu", "memory-verification")]

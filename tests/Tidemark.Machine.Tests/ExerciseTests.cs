@@ -44,6 +44,25 @@ public sealed class ExerciseTests : IDisposable
     }
 
     [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_hardware_that_forgets_dirty_bits_fails_the_verification_with_its_name(bool states)
+    {
+        MachineDescription description = _rig.Describe(1, (_, device, hardware) =>
+            (device with { ReadBytesPerSecond = 0 }, hardware with { Migration = states }));
+        SoftKernel soft = _rig.CreateKernel(description);
+        var kernel = new FaultyDirtyBitsKernel(soft, forgetEvery: 20);
+        GuestMachine source = MachineRig.Run(_rig.Own(GuestMachine.Assemble(description, kernel, soft.Sysfs)));
+        (MigrationOutcome sent, _) = _rig.Migrate(source, _rig.Assemble(description));
+        Assert.Equal("memory-verification", sent.CaughtBy);
+        Assert.True(kernel.Forgotten > 0);
+        string evidence = Assert.Single(source.ExplainLost(sent.Report));
+        Assert.Matches("^The dirty bits of IOMMU before 0000:01:00.0 missed [0-9]+ pages? that nvme0 wrote[.]$", evidence);
+        MachineRig.AwaitReads(source, 50);
+        MachineRig.AssertGoodData(source);
+    }
+
+    [Theory]
     [InlineData(true)]
     [InlineData(false)]
     public void Devices_that_go_to_another_page_table_in_the_middle_of_a_migration_lose_no_page(bool states)

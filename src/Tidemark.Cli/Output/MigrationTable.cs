@@ -61,7 +61,7 @@ internal static class MigrationTable
         terminal.Result($"{"memory",-16}{ByteSize.Format(Number(result["memoryBytes"]))}, processor writes seen by {result["cpuTracking"]}");
         foreach (JsonNode? device in result["devices"]?.AsArray() ?? [])
         {
-            terminal.Result($"{(string)device!["name"]!,-16}tracked by {device["tracker"],-10} {device["reason"]}; {ByteSize.Format(Number(device["stateBytes"]))} of state");
+            terminal.Result($"{(string)device!["name"]!,-16}tracked by {device["tracker"],-10} {device["reason"]}; moves {((string?)device["handover"] == "driver-assisted" ? "driver-assisted" : "by states")}; {ByteSize.Format(Number(device["stateBytes"]))} of state");
         }
 
         ShowPasses(terminal, result);

@@ -19,7 +19,7 @@ public sealed partial class NvmeDriver
     {
         Array.Clear(_outstanding);
         OutstandingCount = 0;
-        EnableFunction();
+        EnableFunction(NvmePci.CommandMemory);
         var capabilities = new ControllerCapabilities(_hardware.ReadRegister64(NvmeRegister.Capabilities));
         if (capabilities.Value == ulong.MaxValue || !capabilities.HasNvmCommandSet
             || capabilities.MinimumPageShift > GuestPage.Shift)
@@ -31,6 +31,9 @@ public sealed partial class NvmeDriver
                 + $"controller's {capabilities.MaximumQueueEntries}.");
         _hardware.WriteRegister32(NvmeRegister.Configuration, 0);
         WaitForReady(ready: false, capabilities.ReadyTimeout);
+        // ORDER: not before it is disabled: a controller that was left as it was (not every function can be reset) would
+        // go on with queues that lie in memory of ours by now.
+        EnableFunction(NvmePci.CommandBusMaster);
         StartAdminQueue(capabilities);
         IdentifyAll();
         Execute(new SubmissionEntry
@@ -72,12 +75,12 @@ public sealed partial class NvmeDriver
     private static TimeSpan ShutdownLimit(ControllerCapabilities capabilities) =>
         capabilities.ReadyTimeout > TimeSpan.FromSeconds(10) ? capabilities.ReadyTimeout : TimeSpan.FromSeconds(10);
 
-    private void EnableFunction()
+    private void EnableFunction(ushort bits)
     {
         Span<byte> command = stackalloc byte[sizeof(ushort)];
         _hardware.ReadConfig(NvmePci.CommandOffset, command);
         ushort value = BinaryPrimitives.ReadUInt16LittleEndian(command);
-        value |= NvmePci.CommandMemory | NvmePci.CommandBusMaster | NvmePci.CommandInterruptDisable;
+        value |= (ushort)(bits | NvmePci.CommandInterruptDisable);
         BinaryPrimitives.WriteUInt16LittleEndian(command, value);
         _hardware.WriteConfig(NvmePci.CommandOffset, command);
     }

@@ -29,19 +29,21 @@ internal static class ConformCommand
             Description = "Results of another kernel, as --json wrote them: says which cases the two answer differently. A difference that docs/internals/divergences.md does not list makes the exit code 1.",
             HelpName = "FILE",
         };
+        Option<string?> profile = Profile();
         Option<string?> trace = SharedOptions.Trace();
         Option<bool> json = SharedOptions.Json();
         var command = new Command(
             "conform",
             "Check, case by case, whether this kernel keeps the promises of iommufd and VFIO.\n\nUses objects of its own and the devices named with --device, and nothing else. The soft kernel without --device gets a host of its own with a device of every kind.\nExit code 0 no case failed, 1 some did, 3 the kernel has no iommufd.")
         {
-            kernel, device, filter, against, trace, json,
+            kernel, profile, device, filter, against, trace, json,
         };
         runner.Attach(command, (parsed, terminal, cancellation) =>
         {
             ForeignResults? other = parsed.GetValue(against) is string file ? ForeignResults.Read(file) : null;
             using ConformHost host = ConformHost.Create(
-                parsed.GetValue(kernel), parsed.GetValue(device) ?? [], parsed.GetValue(trace));
+                parsed.GetValue(kernel), parsed.GetValue(device) ?? [], parsed.GetValue(trace),
+                FindProfile(parsed.GetValue(profile), parsed.GetValue(kernel)));
             string? wanted = parsed.GetValue(filter);
             List<ConformanceCase> cases = [.. ConformanceSuite.Cases.Where(candidate => wanted is null
                 || candidate.Name.Contains(wanted, StringComparison.OrdinalIgnoreCase)
@@ -75,6 +77,29 @@ internal static class ConformCommand
             return failed ? ExitCode.Failed : ExitCode.Done;
         });
         return command;
+    }
+
+    private static Option<string?> Profile()
+    {
+        string names = string.Join(
+            "; ", ConformProfiles.All.Select(profile => $"{profile.Name}: {profile.Summary}"));
+        return new Option<string?>("--profile")
+        {
+            Description = $"The hardware of the soft kernel: {names}. Without it: a device of every kind.",
+            HelpName = "NAME",
+        };
+    }
+
+    /// <exception cref="CommandFailure">There is no such profile, or the kernel is not the soft one.</exception>
+    private static ConformProfile? FindProfile(string? name, string? kernel)
+    {
+        if (name is null)
+            return null;
+        if (kernel != "soft")
+            throw new CommandFailure("--profile is the soft kernel's hardware: add --kernel soft.", ExitCode.Usage);
+        return ConformProfiles.All.FirstOrDefault(profile => profile.Name == name) ?? throw new CommandFailure(
+            $"There is no profile \"{name}\"; there are {string.Join(", ", ConformProfiles.All.Select(profile => profile.Name))}.",
+            ExitCode.Usage);
     }
 
     private static IReadOnlyList<ConformanceResult> Run(

@@ -38,8 +38,14 @@ internal sealed class KernelChoice : IDisposable
             return new KernelChoice(host, new LinuxSysfs(), null, trace);
         if (machine?.SoftHost is not { } description)
             throw new CommandFailure("The soft kernel needs hardware: add a \"softHost\" to the machine file.", ExitCode.Usage);
-        var kernel = new SoftKernel(host, Build(description, machine.Devices), faults);
-        return new KernelChoice(kernel, new HostedSysfs(kernel.Sysfs, new LinuxSysfs()), kernel, trace);
+        return OfSoft(new SoftKernel(host, Build(description, machine.Devices), faults), trace);
+    }
+
+    /// <summary>A soft kernel over hardware that no machine file describes.</summary>
+    public static KernelChoice CreateSoft(SoftHost hardware, string? tracePath)
+    {
+        TraceFile? trace = tracePath is null ? null : TraceFile.Create(tracePath);
+        return OfSoft(new SoftKernel(new LinuxKernel(), hardware), trace);
     }
 
     public void Dispose()
@@ -47,6 +53,9 @@ internal sealed class KernelChoice : IDisposable
         _soft?.Dispose();
         _trace?.Dispose();
     }
+
+    private static KernelChoice OfSoft(SoftKernel kernel, TraceFile? trace) =>
+        new(kernel, new HostedSysfs(kernel.Sysfs, new LinuxSysfs()), kernel, trace);
 
     private static SoftHost Build(SoftHostDescription description, IReadOnlyList<DeviceDescription> users) => new(
         [.. description.Iommus.Select(iommu => new SoftIommuUnit(iommu.Name)

@@ -10,24 +10,47 @@ namespace Tidemark.Kernel.Soft.Iommufd;
 /// what can not be written is lost without a word, as in Linux.
 /// </summary>
 /// <remarks>
-/// Bits are gathered in a buffer that covers a stretch of the bitmap and ORed into the caller's memory stretch by
-/// stretch; leaves come in ascending order, so each is written about once. Kernel behaviour that is kept: a leaf that
-/// ends beyond the request sets bits beyond the bitmap, up to the end of the bitmap's last page; a leaf that begins
-/// before the request sets none.
+/// Linux pins a stretch of the bitmap when it meets a leaf that the last one does not hold, and sets a leaf's bits as
+/// far as the pinned pages go, wherever the bitmap ends:
+/// <code>
+/// page          |                  |                  |                  |
+/// bitmap                   [== bytes of the request ==]
+/// pinned from the leaf's byte on: what is left in pages, and one more if that byte is not the first of its page
+///                              |-- leaf's byte
+///                        [............................ set without a question .....]
+/// </code>
+/// So a leaf that ends beyond the request sets bits beyond the bitmap; a leaf that begins before it sets none; and a page
+/// that can not be pinned takes with it what follows of the same leaf.
+/// Bits are gathered in a buffer and ORed into the caller's memory stretch by stretch; leaves come in ascending order,
+/// so each is written about once.
 /// </remarks>
 internal ref struct DirtyBitmapWriter : IDirtyLeafVisitor
 {
     /// <summary>LIMIT: bytes of bitmap gathered before they are written.</summary>
     public const int BufferBytes = 1024;
 
+    /// <summary>LIMIT: Linux keeps the addresses of the pinned pages in one page.</summary>
+    private const ulong PagesOfWindow = 512;
+    private const ulong BitsPerPage = GuestPage.Size * 8UL;
+
     private readonly UserMemory _user;
     private readonly Span<byte> _buffer;
     private readonly ulong _address;
     private readonly ulong _base;
+    private readonly ulong _last;
     private readonly int _shift;
-    private readonly ulong _lastBit;
+    private readonly ulong _bitmapBytes;
 
-    /// <summary>Where the buffer lies in the bitmap, in bytes; and how much of it is used.</summary>
+    /// <summary>The pinned pages: where they begin, how many (0: none), and the IOVAs whose bits they hold.</summary>
+    private ulong _windowAddress;
+    private ulong _windowPages;
+    private ulong _windowFirst;
+    private ulong _windowLast;
+
+    /// <summary>What bit <see cref="_windowFirst"/> has in the first page.</summary>
+    private ulong _windowBit;
+
+    /// <summary>Where the buffer lies in the caller's memory, and how much of it is used.</summary>
     private ulong _start;
     private int _used;
 
@@ -40,24 +63,84 @@ internal ref struct DirtyBitmapWriter : IDirtyLeafVisitor
         _buffer = buffer;
         _address = address;
         _base = iova;
+        _last = iova + (byteLength - 1);
         _shift = BitOperations.TrailingZeroCount(pageSize);
-        ulong bitmapBytes = ((byteLength - 1) >> _shift) / 8 + 1;
-        ulong inLastPage = unchecked(address + bitmapBytes) % GuestPage.Size;
-        ulong byteLimit = bitmapBytes + (inLastPage == 0 ? 0 : GuestPage.Size - inLastPage);
-        // A bit for each byte of nearly the whole space has a limit beyond 64 bits.
-        _lastBit = byteLimit > ulong.MaxValue / 8 ? ulong.MaxValue : byteLimit * 8 - 1;
+        _bitmapBytes = ((byteLength - 1) >> _shift) / 8 + 1;
     }
 
     public void OnDirtyLeaf(ulong iova, ulong byteLength)
     {
-        if (iova < _base)
+        unchecked
+        {
+            while (true)
+            {
+                ulong last = iova + (byteLength - 1);
+                bool isPinned = _windowPages != 0 && iova >= _windowFirst && last <= _windowLast;
+                if (!isPinned && !TryPin(iova))
+                    return;
+                ulong bit = ((iova - _windowFirst) >> _shift) + _windowBit;
+                ulong lastBit = ((last - _windowFirst) >> _shift) + _windowBit;
+                ulong end = _windowPages * BitsPerPage;
+                Set(bit, Math.Min(lastBit, end - 1));
+                if (lastBit < end)
+                    return;
+                ulong left = (lastBit - end + 1) << _shift;
+                iova += byteLength - left;
+                byteLength = left;
+            }
+        }
+    }
+
+    /// <summary>Writes what was gathered. Call once more at the end.</summary>
+    public void Flush()
+    {
+        if (_used == 0)
             return;
-        ulong bit = (iova - _base) >> _shift;
-        ulong lastBit = Math.Min((iova - _base + (byteLength - 1)) >> _shift, _lastBit);
+        Span<byte> bits = _buffer[.._used];
+        ulong to = _start;
+        while (!bits.IsEmpty)
+        {
+            int part = (int)Math.Min((ulong)bits.Length, GuestPage.Size - to % GuestPage.Size);
+            _user.TryOr(to, bits[..part]);
+            to = unchecked(to + (ulong)part);
+            bits = bits[part..];
+        }
+
+        _buffer[.._used].Clear();
+        _used = 0;
+    }
+
+    /// <summary>Pins from the byte of an address on. False: beyond the bitmap, or not the caller's memory.</summary>
+    private bool TryPin(ulong iova)
+    {
+        unchecked
+        {
+            ulong at = ((iova - _base) >> _shift) / 8;
+            if (at >= _bitmapBytes)
+                return false;
+            ulong address = _address + at;
+            ulong inPage = address % GuestPage.Size;
+            ulong wanted = (_bitmapBytes - at + (GuestPage.Size - 1)) / GuestPage.Size + (inPage == 0 ? 0UL : 1UL);
+            _windowAddress = address - inPage;
+            _windowPages = _user.CountWritablePages(_windowAddress, Math.Min(wanted, PagesOfWindow));
+            if (_windowPages == 0)
+                return false;
+            _windowBit = inPage * 8;
+            ulong bytes = Math.Min(_bitmapBytes - at, _windowPages * GuestPage.Size - inPage);
+            _windowFirst = _base + ((at * 8) << _shift);
+            _windowLast = _windowFirst + ((bytes * 8) << _shift) - 1;
+            if (_windowLast < _windowFirst || _windowLast > _last)
+                _windowLast = _last;
+            return true;
+        }
+    }
+
+    private void Set(ulong bit, ulong lastBit)
+    {
         while (bit <= lastBit)
         {
-            ulong at = bit / 8;
-            if (at < _start || at - _start >= BufferBytes)
+            ulong at = unchecked(_windowAddress + bit / 8);
+            if (_used == 0 || at < _start || at - _start >= BufferBytes)
             {
                 Flush();
                 _start = at;
@@ -69,25 +152,5 @@ internal ref struct DirtyBitmapWriter : IDirtyLeafVisitor
             _used = Math.Max(_used, index + 1);
             bit += bitsHere;
         }
-    }
-
-    /// <summary>Writes what was gathered. Call once more at the end.</summary>
-    public void Flush()
-    {
-        if (_used == 0)
-            return;
-        Span<byte> bits = _buffer[.._used];
-        ulong to = unchecked(_address + _start);
-        // FIDELITY: what lies beyond the top of the address space is lost like every other bad address.
-        while (!bits.IsEmpty)
-        {
-            int part = (int)Math.Min((ulong)bits.Length, GuestPage.Size - to % GuestPage.Size);
-            _user.TryOr(to, bits[..part]);
-            to = unchecked(to + (ulong)part);
-            bits = bits[part..];
-        }
-
-        _buffer[.._used].Clear();
-        _used = 0;
     }
 }

@@ -1,0 +1,61 @@
+using Tidemark.Kernel.Soft;
+
+namespace Tidemark.Cli.Hosting;
+
+/// <summary>A host that the soft kernel models for <c>conform --profile</c>.</summary>
+/// <param name="Summary">What it has, in a few words.</param>
+/// <param name="Build">Its hardware; the disk file is the content of every controller.</param>
+internal sealed record ConformProfile(string Name, string Summary, Func<SoftDisk, SoftHost> Build);
+
+/// <summary>
+/// The profiles, by the names of the virtual machines in which a real Linux is judged by the same cases. A profile has
+/// what QEMU shows there, so both kernels must answer alike. A new one is a line in <see cref="All"/>.
+/// </summary>
+/// <remarks>QEMU's controllers are driven by vfio-pci, which has neither migration states nor DMA logging.</remarks>
+internal static class ConformProfiles
+{
+    private const string Unit = "iommu0";
+
+    public static IReadOnlyList<ConformProfile> All { get; } =
+    [
+        new("none", "no IOMMU and no device", _ => new SoftHost([], [])),
+        new("vtd", "VT-d in legacy mode", disk => Behind(disk, SoftIommuKind.VtdLegacy, tracks: false)),
+        new("vtd-sm", "VT-d in scalable mode, second stage",
+            disk => Behind(disk, SoftIommuKind.VtdScalable, tracks: false)),
+        new("vtd-fs", "VT-d in scalable mode, first stage",
+            disk => Behind(disk, SoftIommuKind.VtdFirstStage, tracks: false)),
+        new("amd", "AMD IOMMU", disk => Behind(disk, SoftIommuKind.Amd, tracks: false)),
+        new("vtd-dirty", "VT-d in scalable mode that sets dirty bits",
+            disk => Behind(disk, SoftIommuKind.VtdScalable, tracks: true)),
+        new("amd-dirty", "AMD IOMMU that sets dirty bits", disk => Behind(disk, SoftIommuKind.Amd, tracks: true)),
+        new("smmuv3-dirty", "SMMUv3 that updates the dirty state",
+            disk => Behind(disk, SoftIommuKind.SmmuV3, tracks: true)),
+    ];
+
+    /// <summary>What <c>conform --kernel soft</c> judges without a profile: a device of every kind.</summary>
+    /// <remarks>Two IOMMUs, one of which tracks; each set of migration abilities; DMA logging or not.</remarks>
+    public static SoftHost Everything(SoftDisk disk)
+    {
+        const string Tracking = "tracking";
+        const string Plain = "plain";
+        return new SoftHost(
+            [new SoftIommuUnit(Tracking), new SoftIommuUnit(Plain) { DirtyTracking = false }],
+            [
+                Nvme(disk, 1, Tracking) with { P2P = false, PreCopy = false },
+                Nvme(disk, 2, Tracking) with { PreCopy = false },
+                Nvme(disk, 3, Tracking) with { P2P = false, DmaLogging = true },
+                Nvme(disk, 4, Plain) with { DmaLogging = true },
+                Nvme(disk, 5, Plain) with { Migration = false, P2P = false, PreCopy = false },
+            ]);
+    }
+
+    /// <summary>Two controllers, each alone in its group.</summary>
+    private static SoftHost Behind(SoftDisk disk, SoftIommuKind kind, bool tracks) => new(
+        [new SoftIommuUnit(Unit) { Kind = kind, DirtyTracking = tracks }],
+        [PlainNvme(disk, 1), PlainNvme(disk, 2)]);
+
+    private static SoftNvme PlainNvme(SoftDisk disk, int bus) =>
+        Nvme(disk, bus, Unit) with { Migration = false, P2P = false, PreCopy = false };
+
+    private static SoftNvme Nvme(SoftDisk disk, int bus, string unit) => new($"0000:{bus:x2}:00.0", unit, disk);
+}

@@ -77,6 +77,9 @@ public sealed record DeviceProfile(string Address, string Node, string? Problem)
     /// <summary>Its IOMMU offers dirty tracking.</summary>
     public bool IommuTracks { get; private init; }
 
+    /// <summary>Whose IOMMU it is, as GET_HW_INFO tells; None: it does not.</summary>
+    public IommuHwInfoType IommuType { get; private init; }
+
     /// <summary>Its migration abilities; None: no migration.</summary>
     public VfioMigrationFlags Migration { get; private init; }
 
@@ -129,6 +132,7 @@ public sealed record DeviceProfile(string Address, string Node, string? Problem)
             return profile with
             {
                 IommuTracks = hasInfo && (info.OutCapabilities & IommuHwCapabilities.DirtyTracking) != 0,
+                IommuType = hasInfo ? info.OutDataType : IommuHwInfoType.None,
                 Migration = migration.Flags,
                 LogsDma = run.Device.Probe(VfioDeviceFeatureIndex.DmaLoggingStart, VfioDeviceFeatureFlags.Set)
                     == Errno.Success,
@@ -171,6 +175,12 @@ internal sealed record DeviceNeed(string Text, Func<DeviceProfile, bool> IsMetBy
     public static DeviceNeed Writer { get; } =
         new("that is an NVMe controller behind an IOMMU", device => device.CanWrite && device.HasIommu);
 
+    /// <summary>A tracked writer whose page tables Linux's generic code walks: VT-d's and AMD's.</summary>
+    public static DeviceNeed TrackedWriterOfGenericTables { get; } = new(
+        "(an NVMe controller) behind a VT-d or AMD IOMMU that tracks dirty pages",
+        device => device.IommuTracks && device.CanWrite
+            && device.IommuType is IommuHwInfoType.IntelVtd or IommuHwInfoType.Amd);
+
     public static DeviceNeed Msix { get; } = new("with MSI-X", device => device.MsixVectors > 0 && !device.IsEmulated);
 
     public static DeviceNeed Migratable { get; } =
@@ -193,6 +203,13 @@ internal sealed record DeviceNeed(string Text, Func<DeviceProfile, bool> IsMetBy
         new("(an NVMe controller) that logs its DMA", device => device.LogsDma && device.CanWrite && device.HasIommu);
 
     public static DeviceNeed NotLogging { get; } = new("that does not log its DMA", device => !device.LogsDma);
+
+    public static DeviceNeed Behind(IommuHwInfoType type) =>
+        new($"behind an IOMMU of type {type}", device => device.IommuType == type);
+
+    public static DeviceNeed TrackedWriterBehind(IommuHwInfoType type) => new(
+        $"(an NVMe controller) behind an IOMMU of type {type} that tracks dirty pages",
+        device => device.IommuTracks && device.CanWrite && device.IommuType == type);
 
     public static DeviceNeed States(VfioMigrationFlags flags) =>
         new($"whose migration abilities are exactly {flags}", device => device.Migration == flags);

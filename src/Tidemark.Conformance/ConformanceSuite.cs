@@ -74,6 +74,9 @@ public static class ConformanceSuite
         HwInfoCases.AddTo(cases);
         DirtyTrackingCases.AddTo(cases);
         DirtyBitmapCases.AddTo(cases);
+        LeafSizeCases.AddTo(cases);
+        DirtyFormatCases.AddTo(cases);
+        IommuKindCases.AddTo(cases);
         AttachCases.AddTo(cases);
         VfioBindCases.AddTo(cases);
         VfioInfoCases.AddTo(cases);

@@ -26,9 +26,11 @@ internal sealed class TrackedMemory
     public NvmeWriter Writer { get; }
 
     /// <param name="map">Maps what is wanted; null: all of <see cref="CaseRun.Memory"/>.</param>
-    public static TrackedMemory Create(CaseRun run, bool hugePages = false, bool enable = true, Action? map = null)
+    /// <param name="need">Which device; null: any tracked writer.</param>
+    public static TrackedMemory Create(
+        CaseRun run, bool hugePages = false, bool enable = true, Action? map = null, DeviceNeed? need = null)
     {
-        BoundDevice device = run.Use(DeviceNeed.TrackedWriter);
+        BoundDevice device = run.Use(need ?? DeviceNeed.TrackedWriter);
         if (!hugePages)
             run.Answers(run.SetHugePages(run.Ioas, 0), Errno.Success, "IOMMU_OPTION");
         uint hwpt = run.AllocateHwpt(device, IommuHwptAllocFlags.DirtyTracking);

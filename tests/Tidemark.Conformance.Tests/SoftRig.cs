@@ -14,13 +14,21 @@ internal sealed class SoftRig : IDisposable
     {
         File.WriteAllBytes(_disk, new byte[DiskLength]);
         Soft = new SoftKernel(new LinuxKernel(), new SoftHost(
-            [new SoftIommuUnit("tracking"), new SoftIommuUnit("plain") { DirtyTracking = false }],
+            [
+                new SoftIommuUnit("tracking"), new SoftIommuUnit("plain") { DirtyTracking = false },
+                new SoftIommuUnit("five-levels") { AddressWidth = 57 },
+                new SoftIommuUnit("amd") { Kind = SoftIommuKind.Amd },
+                new SoftIommuUnit("smmuv3") { Kind = SoftIommuKind.SmmuV3 },
+            ],
             [
                 Nvme(1, "tracking", p2p: false, preCopy: false),
                 Nvme(2, "tracking", p2p: true, preCopy: false),
                 Nvme(3, "tracking", p2p: false, preCopy: true) with { DmaLogging = true },
                 Nvme(4, "plain", p2p: true, preCopy: true) with { DmaLogging = true },
                 Nvme(5, "plain", p2p: false, preCopy: false) with { Migration = false },
+                Nvme(6, "five-levels", p2p: false, preCopy: false) with { Migration = false },
+                Nvme(7, "amd", p2p: false, preCopy: false) with { Migration = false },
+                Nvme(8, "smmuv3", p2p: false, preCopy: false) with { Migration = false },
             ])
         {
             Mediated = [new SoftMtty(Mdevs[0], 2), new SoftMtty(Mdevs[1], 2)],
@@ -36,7 +44,7 @@ internal sealed class SoftRig : IDisposable
         ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002"];
 
     public static IReadOnlyList<string> Addresses { get; } =
-        [.. Enumerable.Range(1, 5).Select(Address), .. Mdevs];
+        [.. Enumerable.Range(1, 8).Select(Address), .. Mdevs];
 
     public void Dispose()
     {

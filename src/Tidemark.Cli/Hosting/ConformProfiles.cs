@@ -33,29 +33,37 @@ internal static class ConformProfiles
     ];
 
     /// <summary>What <c>conform --kernel soft</c> judges without a profile: a device of every kind.</summary>
-    /// <remarks>Two IOMMUs, one of which tracks; each set of migration abilities; DMA logging or not.</remarks>
+    /// <remarks>Each set of migration abilities, DMA logging or not, behind VT-d that tracks or not; and a plain
+    /// controller behind each other kind of IOMMU.</remarks>
     public static SoftHost Everything(SoftDisk disk)
     {
         const string Tracking = "tracking";
         const string Plain = "plain";
+        SoftIommuUnit[] others =
+        [
+            new("five-levels") { AddressWidth = 57 },
+            new("amd") { Kind = SoftIommuKind.Amd },
+            new("smmuv3") { Kind = SoftIommuKind.SmmuV3 },
+        ];
         return new SoftHost(
-            [new SoftIommuUnit(Tracking), new SoftIommuUnit(Plain) { DirtyTracking = false }],
+            [new SoftIommuUnit(Tracking), new SoftIommuUnit(Plain) { DirtyTracking = false }, .. others],
             [
                 Nvme(disk, 1, Tracking) with { P2P = false, PreCopy = false },
                 Nvme(disk, 2, Tracking) with { PreCopy = false },
                 Nvme(disk, 3, Tracking) with { P2P = false, DmaLogging = true },
                 Nvme(disk, 4, Plain) with { DmaLogging = true },
-                Nvme(disk, 5, Plain) with { Migration = false, P2P = false, PreCopy = false },
+                PlainNvme(disk, 5, Plain),
+                .. others.Select((unit, index) => PlainNvme(disk, 6 + index, unit.Name)),
             ]);
     }
 
     /// <summary>Two controllers, each alone in its group.</summary>
     private static SoftHost Behind(SoftDisk disk, SoftIommuKind kind, bool tracks) => new(
         [new SoftIommuUnit(Unit) { Kind = kind, DirtyTracking = tracks }],
-        [PlainNvme(disk, 1), PlainNvme(disk, 2)]);
+        [PlainNvme(disk, 1, Unit), PlainNvme(disk, 2, Unit)]);
 
-    private static SoftNvme PlainNvme(SoftDisk disk, int bus) =>
-        Nvme(disk, bus, Unit) with { Migration = false, P2P = false, PreCopy = false };
+    private static SoftNvme PlainNvme(SoftDisk disk, int bus, string unit) =>
+        Nvme(disk, bus, unit) with { Migration = false, P2P = false, PreCopy = false };
 
     private static SoftNvme Nvme(SoftDisk disk, int bus, string unit) => new($"0000:{bus:x2}:00.0", unit, disk);
 }

@@ -22,6 +22,8 @@ public sealed partial class UsageTests
     [InlineData("empty or no ordinary file", "run", "/dev/zero")]
     [InlineData("beyond this machine", "receive", "quiet.json", "--listen", "tcp:0.0.0.0:0")]
     [InlineData("is not an address", "migrate", "quiet", "nowhere")]
+    [InlineData("add --kernel soft", "conform", "--profile", "vtd")]
+    [InlineData("There is no profile \"bogus\"", "conform", "--kernel", "soft", "--profile", "bogus")]
     public void A_wrong_command_line_is_told_and_ends_with_64(string message, params string[] arguments)
     {
         using var scene = new Scene();

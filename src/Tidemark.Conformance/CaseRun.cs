@@ -31,6 +31,7 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
     private Mapping? _memory;
     private Mapping? _scratch;
     private BoundDevice? _device;
+    private GroupSession? _group;
     private uint _ioas;
 
     public IKernel Kernel => context.Kernel;
@@ -55,6 +56,9 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
 
     /// <summary>The device in use: the one last asked for with <see cref="Use"/>, or any.</summary>
     public BoundDevice Device => _device ??= Bind(DeviceNeed.Any);
+
+    /// <summary>The group in use: the one last opened with <see cref="UseGroup"/>, or any, in a type1v2 container.</summary>
+    public GroupSession Group => _group ??= GroupSession.InType1(this);
 
     /// <summary>The data stream that the case's calls go to.</summary>
     public KernelFd? Stream { get; set; }
@@ -112,6 +116,13 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
         Answers(Kernel.Ioctl(Device.File, ref argument).Errno, expected, T.Request.Name);
 
     public Mapping CreateMemory(ulong pages) => Own(Mapping.CreateAnonymous(Kernel, pages * Page));
+
+    /// <summary>
+    /// Pages of a file and as many beyond its end: there the kernel can neither pin nor copy, and nobody else's memory
+    /// can come to lie.
+    /// </summary>
+    public Mapping CreateHalfMapping(ulong pages) => Own(Mapping.CreateShared(
+        CreateMemoryFile(pages * Page), 2 * pages * Page, 0, MemoryProtection.Read | MemoryProtection.Write));
 
     public KernelFd CreateMemoryFile(ulong byteLength)
     {
@@ -237,6 +248,9 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
             $"Needs {(_used.Count == 0 ? "a" : "a further")} device {need.Text}; name one with --device."
             + (problem is null ? "" : $" {problem}"));
     }
+
+    /// <summary>Makes an opened group <see cref="Group"/>.</summary>
+    public GroupSession UseGroup(GroupSession session) => _group = session;
 
     /// <summary>An unbound file of a device.</summary>
     public KernelFd OpenDevice(DeviceProfile profile)

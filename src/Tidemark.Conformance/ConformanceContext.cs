@@ -1,3 +1,4 @@
+using System.Globalization;
 using Tidemark.Abi;
 using Tidemark.Kernel;
 using Tidemark.Vfio;
@@ -92,6 +93,11 @@ public sealed record DeviceProfile(string Address, string Node, string? Problem)
     /// <summary>It is an NVMe controller, which the cases know how to let write into memory.</summary>
     public bool CanWrite { get; private init; }
 
+    /// <summary>The node of its IOMMU group, and the group's number; null: the kernel shows no such node.</summary>
+    public string? GroupNode { get; private init; }
+
+    public uint GroupNumber { get; private init; }
+
     /// <summary>Vendor as discovery tells it, or null.</summary>
     public string? Vendor { get; private init; }
 
@@ -129,8 +135,12 @@ public sealed record DeviceProfile(string Address, string Node, string? Problem)
             kernel.Feature(run.Device.File, VfioDeviceFeatureFlags.Get, ref migration);
             sysfs.TryReadText($"{folder}/class", out string? deviceClass);
             sysfs.TryReadText($"{folder}/vendor", out string? vendor);
+            string? group = sysfs.TryReadLink($"{folder}/iommu_group", out string? link) ? link.Split('/')[^1] : null;
             return profile with
             {
+                GroupNode = group is not null && sysfs.Exists($"/dev/vfio/{group}") ? $"/dev/vfio/{group}" : null,
+                GroupNumber = uint.TryParse(group, NumberStyles.None, CultureInfo.InvariantCulture, out uint number)
+                    ? number : 0,
                 IommuTracks = hasInfo && (info.OutCapabilities & IommuHwCapabilities.DirtyTracking) != 0,
                 IommuType = hasInfo ? info.OutDataType : IommuHwInfoType.None,
                 Migration = migration.Flags,
@@ -180,6 +190,14 @@ internal sealed record DeviceNeed(string Text, Func<DeviceProfile, bool> IsMetBy
         "(an NVMe controller) behind a VT-d or AMD IOMMU that tracks dirty pages",
         device => device.IommuTracks && device.CanWrite
             && device.IommuType is IommuHwInfoType.IntelVtd or IommuHwInfoType.Amd);
+
+    /// <summary>Reached through its group as well; a mediated device has no IOMMU and is none of these.</summary>
+    public static DeviceNeed InGroup { get; } = new(
+        "with an IOMMU group that has a node", device => device.GroupNode is not null && device.HasIommu);
+
+    public static DeviceNeed WriterInGroup { get; } = new(
+        "that is an NVMe controller, with an IOMMU group that has a node",
+        device => InGroup.IsMetBy(device) && device.CanWrite);
 
     public static DeviceNeed Msix { get; } = new("with MSI-X", device => device.MsixVectors > 0 && !device.IsEmulated);
 

@@ -89,6 +89,15 @@ public static class ConformanceSuite
         MttyInterruptCases.AddTo(cases);
         MttyAttachCases.AddTo(cases);
         MttyMigrationCases.AddTo(cases);
+        LegacyContainerCases.AddTo(cases);
+        LegacyGroupCases.AddTo(cases);
+        LegacyDeviceCases.AddTo(cases);
+        LegacyInfoCases.AddTo(cases);
+        LegacyMapCases.AddTo(cases);
+        LegacyDirtyCases.AddTo(cases);
+        LegacyModeCases.AddTo(cases);
+        CompatCases.AddTo(cases);
+        CompatMapCases.AddTo(cases);
         return cases;
     }
 }

@@ -32,13 +32,16 @@ internal sealed class NvmeWriter
 
     /// <summary>Maps queues into an IOAS that the device is attached to, and starts the controller.</summary>
     /// <param name="slot">Different for two controllers in one IOAS.</param>
-    public static NvmeWriter Start(CaseRun run, BoundDevice device, uint ioas, uint slot = 0)
+    public static NvmeWriter Start(CaseRun run, BoundDevice device, uint ioas, uint slot = 0) => Start(
+        run, device, (iova, memory) => run.TryMap(iova, memory.Address.Value, memory.ByteLength, ioas: ioas), slot);
+
+    /// <summary>As above, whatever the queues are mapped into.</summary>
+    public static NvmeWriter Start(
+        CaseRun run, BoundDevice device, Func<ulong, Mapping, Errno> map, uint slot = 0)
     {
         ulong queues = Queues + (slot * 0x10_0000);
         Mapping memory = run.CreateMemory(2);
-        run.Answers(
-            run.TryMap(queues, memory.Address.Value, memory.ByteLength, ioas: ioas), Errno.Success,
-            "mapping a controller's queues");
+        run.Answers(map(queues, memory), Errno.Success, "mapping a controller's queues");
         var writer = new NvmeWriter(device, memory);
         const ulong MemoryAndBusMaster = 6;
         device.WriteRegion(VfioPciRegionIndex.Config, 4, 2, MemoryAndBusMaster);

@@ -44,14 +44,18 @@ internal sealed partial class Type1Iommu(SoftKernel kernel, bool isVersion2)
     private ulong PageSize => _pageSizes & unchecked(0 - _pageSizes);
 
     /// <param name="iommu">Null: asked of the driver before a container uses it.</param>
-    public static long CheckExtension(Type1Iommu? iommu, ulong extension) => (VfioExtension)extension switch
+    public static long CheckExtension(Type1Iommu? iommu, ulong extension)
     {
-        _ when extension > uint.MaxValue => 0,
-        VfioExtension.Type1 or VfioExtension.Type1V2 or VfioExtension.UnmapAll => 1,
-        VfioExtension.UpdateVaddr => iommu is { HasMediated: false } ? 1 : 0,
-        VfioExtension.DmaCc => iommu is { IsCoherent: true } ? 1 : 0,
-        _ => 0,
-    };
+        if (extension > uint.MaxValue)
+            return 0;
+        return (VfioExtension)extension switch
+        {
+            VfioExtension.Type1 or VfioExtension.Type1V2 or VfioExtension.UnmapAll => 1,
+            VfioExtension.UpdateVaddr => iommu is { HasMediated: false } ? 1 : 0,
+            VfioExtension.DmaCc => iommu is { IsCoherent: true } ? 1 : 0,
+            _ => 0,
+        };
+    }
 
     private bool HasMediated
     {

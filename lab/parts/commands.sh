@@ -66,7 +66,10 @@ SCRIPT
 lab_dispatch() { # NAME
     local profile_name worst=0
     case $1 in
-        prepare) kernel_make && qemu_stock_make && qemu_patched_make && guest_image ;;
+        prepare)
+            exec 9>"$cache/lock"
+            flock 9
+            kernel_make && qemu_stock_make && qemu_patched_make && guest_image ;;
         conform) lab_conform conform "${profile:-vtd-dirty}" "$filter" ;;
         legacy) lab_conform legacy legacy "${filter:-legacy}" ;;
         mock | mtty | none | virtio | vtd | vtd-sm | vtd-fs | vtd-dirty | amd | amd-dirty) lab_conform "$1" "$1" "$filter" ;;

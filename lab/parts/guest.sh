@@ -81,6 +81,9 @@ guest_disk() { # the blocks of every NVMe controller: equal content, written to 
 guest_run() { # PROFILE FOLDER: boots, runs FOLDER/run.sh; its exit code, or 98 when the guest did not get that far
     local profile=$1 folder=$2 disk index program devices=() status
     guest_describe "$profile"
+    # Two runs at once must not build into the same folders: the second waits, then finds everything built.
+    exec 9>"$cache/lock"
+    flock 9
     case $qemu in
         stock) qemu_stock_make && program=$(qemu_stock) ;;
         patched) qemu_patched_make && program=$(qemu_patched) ;;
@@ -88,6 +91,7 @@ guest_run() { # PROFILE FOLDER: boots, runs FOLDER/run.sh; its exit code, or 98 
     kernel_make
     guest_image
     disk=$(guest_disk)
+    exec 9>&-
     for ((index = 0; index < nvmes; index++)); do
         devices+=(-drive "file=$disk,format=raw,if=none,id=disk$index,snapshot=on"
             -device "nvme,id=nvme$index,drive=disk$index,serial=lab,addr=$(printf 0x%x $((8 + index)))")

@@ -41,6 +41,9 @@ internal abstract class IoPageTable(PageTableFormat format) : IDisposable
     /// </summary>
     public abstract bool Tracking { get; set; }
 
+    /// <summary>What the hardware is pointed to: the first table's address, and its level.</summary>
+    public abstract (ulong Physical, int Level) Root { get; }
+
     /// <summary>Null: no memory.</summary>
     public static IoPageTable? TryCreate(PhysicalMemory physical, PageTableFormat format)
     {

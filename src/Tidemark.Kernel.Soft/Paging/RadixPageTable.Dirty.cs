@@ -14,7 +14,7 @@ internal sealed partial class RadixPageTable<TEntry>
     public override bool ReadDirty<TVisitor>(
         ulong first, ulong last, bool clear, ref TVisitor visitor, ref DirtyExtent reported)
     {
-        (ulong root, int level) = Top();
+        (ulong root, int level) = Root;
         if (first > Covered(level))
             return true;
         if (Format.Layout == PageTableLayout.SmmuV3Stage1)

@@ -53,6 +53,15 @@ internal sealed partial class RadixPageTable<TEntry> : IoPageTable
         }
     }
 
+    public override (ulong Physical, int Level) Root
+    {
+        get
+        {
+            ulong top = Volatile.Read(ref _top);
+            return (top & ~LevelMask, (int)(top & LevelMask));
+        }
+    }
+
     public override Errno Map(ulong iova, ulong physical, ulong byteLength, bool read, bool write, bool largeLeaves)
     {
         LeafAttributes attributes = _attributes
@@ -92,7 +101,7 @@ internal sealed partial class RadixPageTable<TEntry> : IoPageTable
 
     public override void Unmap(ulong first, ulong last, List<ulong> freed)
     {
-        (ulong root, int level) = Top();
+        (ulong root, int level) = Root;
         if (first > Covered(level))
             return;
         Unmap(root, level, 0, first, last, freed);
@@ -102,7 +111,7 @@ internal sealed partial class RadixPageTable<TEntry> : IoPageTable
     {
         physical = 0;
         flags = IotlbFlags.None;
-        (ulong table, int level) = Top();
+        (ulong table, int level) = Root;
         if (iova > Covered(level))
             return false;
         while (true)
@@ -166,7 +175,7 @@ internal sealed partial class RadixPageTable<TEntry> : IoPageTable
         if (_disposed)
             return;
         _disposed = true;
-        (ulong root, int level) = Top();
+        (ulong root, int level) = Root;
         FreeTree(root, level);
     }
 
@@ -199,16 +208,10 @@ internal sealed partial class RadixPageTable<TEntry> : IoPageTable
         return sizes == 0 ? 0 : BitOperations.Log2(sizes);
     }
 
-    private (ulong Root, int Level) Top()
-    {
-        ulong top = Volatile.Read(ref _top);
-        return (top & ~LevelMask, (int)(top & LevelMask));
-    }
-
     /// <summary>Adds tables at the top until the address and the level are there.</summary>
     private bool TryGrow(ulong lastIova, int leafLevel)
     {
-        (ulong root, int level) = Top();
+        (ulong root, int level) = Root;
         while (lastIova > Covered(level) || leafLevel > level)
         {
             if (level == _highestLevel || !_physical.TryAllocatePage(out ulong page))
@@ -225,7 +228,7 @@ internal sealed partial class RadixPageTable<TEntry> : IoPageTable
 
     private bool TryDescend(ulong iova, int targetLevel, out ulong table)
     {
-        (table, int level) = Top();
+        (table, int level) = Root;
         for (; level > targetLevel; level--)
         {
             ref ulong slot = ref _physical.Table(table)[Index(iova, level)];
@@ -247,7 +250,7 @@ internal sealed partial class RadixPageTable<TEntry> : IoPageTable
 
     private bool TryFindLeaf(ulong iova, out ulong table, out int level)
     {
-        (table, level) = Top();
+        (table, level) = Root;
         if (iova > Covered(level))
             return false;
         while (true)

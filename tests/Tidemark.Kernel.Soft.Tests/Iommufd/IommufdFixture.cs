@@ -22,13 +22,16 @@ internal sealed class IommufdFixture : IDisposable
 
     private readonly List<Mapping> _mappings = [];
 
-    public IommufdFixture(SoftKernelFaults faults = SoftKernelFaults.None, bool testDomain = false)
+    /// <param name="kind">That of the IOMMU that tracks.</param>
+    public IommufdFixture(
+        SoftKernelFaults faults = SoftKernelFaults.None, bool testDomain = false,
+        SoftIommuKind kind = SoftIommuKind.VtdScalable)
     {
         var disk = new SoftDisk("/nonexistent", 4096);
         Kernel = new SoftKernel(
             new LinuxKernel(),
             new SoftHost(
-                [new SoftIommuUnit("dmar0"), new SoftIommuUnit("dmar1") { DirtyTracking = false }],
+                [new SoftIommuUnit("dmar0") { Kind = kind }, new SoftIommuUnit("dmar1") { DirtyTracking = false }],
                 [
                     new SoftNvme(Tracking, "dmar0", disk), new SoftNvme(TrackingToo, "dmar0", disk),
                     new SoftNvme(Plain, "dmar1", disk),

@@ -1,24 +1,33 @@
 using System.Buffers.Binary;
 using Tidemark.Abi;
+using Tidemark.Conformance.TestDomain;
 using Tidemark.Kernel;
 
 namespace Tidemark.Conformance;
 
 /// <summary>A device bound to a case's iommufd. The case owns its descriptor.</summary>
+/// <param name="file">Null: a test device, which has none.</param>
 /// <param name="id">Its id in the iommufd.</param>
-internal sealed class BoundDevice(CaseRun run, DeviceProfile profile, KernelFd file, uint id)
+internal sealed class BoundDevice(CaseRun run, DeviceProfile profile, KernelFd? file, uint id)
 {
     private const int Header = (int)VfioDeviceFeature.StructSize;
 
     public DeviceProfile Profile { get; } = profile;
 
-    public KernelFd File { get; } = file;
+    public KernelFd File => file
+        ?? throw CaseRun.NotApplicable("Needs a device bound to a VFIO driver; name one with --device.");
+
+    /// <summary>The test device and the IOAS in which it waits while it counts as detached; null: a VFIO
+    /// device.</summary>
+    public (TestDevice Device, uint Parking)? Test { get; init; }
 
     public uint Id { get; } = id;
 
     /// <summary>Attaches to an IOAS or HWPT; the id of the HWPT in use comes back.</summary>
     public Errno TryAttach(uint target, out uint hwpt)
     {
+        if (Test is { } test)
+            return run.TestDomain.TryReplace(test.Device, target, out hwpt);
         VfioDeviceAttachIommufdPt attach = VfioDeviceAttachIommufdPt.Create(target);
         Errno errno = run.Kernel.Ioctl(File, ref attach).Errno;
         hwpt = attach.PtId;
@@ -33,6 +42,8 @@ internal sealed class BoundDevice(CaseRun run, DeviceProfile profile, KernelFd f
 
     public Errno Detach()
     {
+        if (Test is { } test)
+            return run.TestDomain.TryReplace(test.Device, test.Parking, out _);
         VfioDeviceDetachIommufdPt detach = VfioDeviceDetachIommufdPt.Create();
         return run.Kernel.Ioctl(File, ref detach).Errno;
     }

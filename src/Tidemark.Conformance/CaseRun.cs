@@ -1,4 +1,5 @@
 using Tidemark.Abi;
+using Tidemark.Conformance.TestDomain;
 using Tidemark.Kernel;
 using Tidemark.Memory;
 
@@ -32,6 +33,8 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
     private Mapping? _scratch;
     private BoundDevice? _device;
     private GroupSession? _group;
+    private TestRig? _testDomain;
+    private bool _usesTestDevices;
     private uint _ioas;
 
     public IKernel Kernel => context.Kernel;
@@ -59,6 +62,14 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
 
     /// <summary>The group in use: the one last opened with <see cref="UseGroup"/>, or any, in a type1v2 container.</summary>
     public GroupSession Group => _group ??= GroupSession.InType1(this);
+
+    /// <summary>Devices of the kernel's test domain stand in where no named device suits.</summary>
+    public bool MayUseTestDevice { get; init; }
+
+    public bool HasTestDomain => context.HasTestDomain;
+
+    /// <summary>The test commands; ends the case as not applicable without them.</summary>
+    public TestRig TestDomain => _testDomain ??= new TestRig(this);
 
     /// <summary>The data stream that the case's calls go to.</summary>
     public KernelFd? Stream { get; set; }
@@ -219,6 +230,8 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
     public BoundDevice Bind(DeviceNeed need)
     {
         DeviceProfile profile = Find(need);
+        if (profile.IsTestDevice)
+            return MakeTestDevice(profile);
         KernelFd file = OpenDevice(profile);
         VfioDeviceBindIommufd bind = VfioDeviceBindIommufd.Create(Iommufd.Number);
         Errno errno = Kernel.Ioctl(file, ref bind).Errno;
@@ -237,10 +250,18 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
     {
         if (!context.HasIommufd)
             Own(context.OpenIommufd());
-        foreach (DeviceProfile candidate in context.Devices)
+        foreach (DeviceProfile candidate in _usesTestDevices ? [] : context.Devices)
         {
             if (candidate.Problem is null && need.IsMetBy(candidate) && _used.Add(candidate.Address))
                 return candidate;
+        }
+
+        // The two kinds share no page table, so a case has devices of one kind.
+        if (MayUseTestDevice && HasTestDomain && _used.Count == 0
+            && DeviceProfile.TestDevices.FirstOrDefault(need.IsMetBy) is DeviceProfile testDevice)
+        {
+            _usesTestDevices = true;
+            return testDevice;
         }
 
         string? problem = context.Devices.FirstOrDefault(candidate => candidate.Problem is not null)?.Problem;
@@ -251,6 +272,14 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
 
     /// <summary>Makes an opened group <see cref="Group"/>.</summary>
     public GroupSession UseGroup(GroupSession session) => _group = session;
+
+    private BoundDevice MakeTestDevice(DeviceProfile profile)
+    {
+        uint parking = CreateIoas();
+        TestDevice device = TestDomain.CreateDevice(
+            parking, profile.IommuTracks ? TestDeviceFlags.None : TestDeviceFlags.NoDirtyTracking);
+        return new BoundDevice(this, profile, file: null, device.DeviceId) { Test = (device, parking) };
+    }
 
     /// <summary>An unbound file of a device.</summary>
     public KernelFd OpenDevice(DeviceProfile profile)

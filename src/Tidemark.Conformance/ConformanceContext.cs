@@ -1,5 +1,6 @@
 using System.Globalization;
 using Tidemark.Abi;
+using Tidemark.Conformance.TestDomain;
 using Tidemark.Kernel;
 using Tidemark.Vfio;
 
@@ -22,6 +23,11 @@ public sealed class ConformanceContext
     /// <summary>What opening <c>/dev/iommu</c> answered.</summary>
     public Errno IommufdErrno { get; }
 
+    /// <summary>
+    /// The kernel is built with CONFIG_IOMMUFD_TEST: its own test devices can stand in where no device is named.
+    /// </summary>
+    public bool HasTestDomain { get; private init; }
+
     public bool HasIommufd => IommufdErrno == Errno.Success;
 
     public IReadOnlyList<DeviceProfile> Devices { get; }
@@ -34,12 +40,19 @@ public sealed class ConformanceContext
         ArgumentNullException.ThrowIfNull(sysfs);
         ArgumentNullException.ThrowIfNull(devices);
         SyscallResult opened = kernel.Open(IommufdPath, OpenFlags.ReadWrite | OpenFlags.CloseOnExec);
+        bool hasTestDomain = false;
         if (opened.Succeeded)
-            kernel.Close((int)opened.Value);
+        {
+            // An operation that nobody knows: a kernel without the command does not know the request either.
+            TestCommand probe = TestCommand.Create(TestOperation.Unknown, 0);
+            using var iommufd = new KernelFd(kernel, (int)opened.Value);
+            hasTestDomain = kernel.Ioctl(iommufd, ref probe).Errno == Errno.EOPNOTSUPP;
+        }
+
         var profiles = new List<DeviceProfile>();
         foreach (string address in opened.Succeeded ? devices : [])
             profiles.Add(DeviceProfile.Read(kernel, sysfs, address));
-        return new ConformanceContext(kernel, opened.Errno, profiles);
+        return new ConformanceContext(kernel, opened.Errno, profiles) { HasTestDomain = hasTestDomain };
     }
 
     internal KernelFd OpenIommufd()
@@ -74,6 +87,16 @@ public sealed record DeviceProfile(string Address, string Node, string? Problem)
 
     /// <summary>An IOMMU stands between it and memory.</summary>
     public bool HasIommu => !IsEmulated && !IsNoIommu;
+
+    /// <summary>A device of the kernel's test domain: without VFIO and without DMA.</summary>
+    public bool IsTestDevice { get; private init; }
+
+    /// <summary>The devices that the test domain makes on demand.</summary>
+    internal static IReadOnlyList<DeviceProfile> TestDevices { get; } =
+    [
+        new("test domain", "", null) { IsTestDevice = true, IommuTracks = true },
+        new("test domain without dirty tracking", "", null) { IsTestDevice = true },
+    ];
 
     /// <summary>Its IOMMU offers dirty tracking.</summary>
     public bool IommuTracks { get; private init; }
@@ -180,7 +203,8 @@ internal sealed record DeviceNeed(string Text, Func<DeviceProfile, bool> IsMetBy
         new("whose IOMMU does not track dirty pages", device => device.HasIommu && !device.IommuTracks);
 
     public static DeviceNeed TrackedWriter { get; } = new(
-        "(an NVMe controller) whose IOMMU tracks dirty pages", device => device.IommuTracks && device.CanWrite);
+        "(an NVMe controller) whose IOMMU tracks dirty pages",
+        device => device.IommuTracks && (device.CanWrite || device.IsTestDevice));
 
     public static DeviceNeed Writer { get; } =
         new("that is an NVMe controller behind an IOMMU", device => device.CanWrite && device.HasIommu);

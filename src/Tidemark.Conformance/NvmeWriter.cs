@@ -5,12 +5,19 @@ using Tidemark.Kernel;
 
 namespace Tidemark.Conformance;
 
+/// <summary>Something that makes a page of memory dirty.</summary>
+internal interface IDeviceWriter
+{
+    /// <summary>Writes the page at an IOVA; returns when the page is dirty, if its table tracks.</summary>
+    void Write(ulong iova);
+}
+
 /// <summary>
 /// Lets an NVMe controller write a page of memory: an admin queue and IDENTIFY, whose 4096 bytes go to the IOVA asked
 /// for (NVM Express 1.4, sections 3.1 and 5.15). The only device the cases know how to drive.
 /// </summary>
 /// <remarks>The controller also writes its completion queue, which lies in a mapping of its own.</remarks>
-internal sealed class NvmeWriter
+internal sealed class NvmeWriter : IDeviceWriter
 {
     private const uint Entries = 16;
     private const ulong Queues = 0x3000_0000;

@@ -1,4 +1,5 @@
 using Tidemark.Abi;
+using Tidemark.Conformance.TestDomain;
 using static Tidemark.Conformance.CaseRun;
 
 namespace Tidemark.Conformance;
@@ -14,7 +15,7 @@ internal sealed class TrackedMemory
 
     private readonly CaseRun _run;
 
-    private TrackedMemory(CaseRun run, uint hwpt, NvmeWriter writer)
+    private TrackedMemory(CaseRun run, uint hwpt, IDeviceWriter writer)
     {
         _run = run;
         Hwpt = hwpt;
@@ -23,7 +24,7 @@ internal sealed class TrackedMemory
 
     public uint Hwpt { get; }
 
-    public NvmeWriter Writer { get; }
+    public IDeviceWriter Writer { get; }
 
     /// <param name="map">Maps what is wanted; null: all of <see cref="CaseRun.Memory"/>.</param>
     /// <param name="need">Which device; null: any tracked writer.</param>
@@ -39,7 +40,9 @@ internal sealed class TrackedMemory
         else
             map();
         device.Attach(hwpt);
-        var memory = new TrackedMemory(run, hwpt, NvmeWriter.Start(run, device, run.Ioas));
+        IDeviceWriter writer = device.Test is null
+            ? NvmeWriter.Start(run, device, run.Ioas) : new TestWriter(run, hwpt);
+        var memory = new TrackedMemory(run, hwpt, writer);
         if (enable)
             memory.Enable();
         return memory;
@@ -76,6 +79,8 @@ internal sealed class TrackedMemory
 
     private void Set(IommuHwptSetDirtyTrackingFlags flags)
     {
+        if (Writer is TestWriter test)
+            test.Tracks = flags != IommuHwptSetDirtyTrackingFlags.None;
         IommuHwptSetDirtyTracking call = IommuHwptSetDirtyTracking.Create(Hwpt, flags);
         _run.Answers(ref call, Errno.Success);
     }

@@ -10,7 +10,7 @@ internal sealed class SoftRig : IDisposable
 
     private readonly string _disk = Path.GetTempFileName();
 
-    public SoftRig(SoftKernelFaults faults = SoftKernelFaults.None)
+    public SoftRig(SoftKernelFaults faults = SoftKernelFaults.None, bool testDomain = true)
     {
         File.WriteAllBytes(_disk, new byte[DiskLength]);
         Soft = new SoftKernel(new LinuxKernel(), new SoftHost(
@@ -31,6 +31,7 @@ internal sealed class SoftRig : IDisposable
                 Nvme(8, "smmuv3", p2p: false, preCopy: false) with { Migration = false },
             ])
         {
+            TestDomain = testDomain,
             Mediated = [new SoftMtty(Mdevs[0], 2), new SoftMtty(Mdevs[1], 2)],
         }, faults);
         Baseline = Soft.CountOpen();

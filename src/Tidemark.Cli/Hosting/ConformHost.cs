@@ -41,7 +41,8 @@ internal sealed class ConformHost : IDisposable
             File.WriteAllBytes(disk, new byte[DiskLength]);
             var content = new SoftDisk(disk, DiskLength);
             SoftHost hardware = profile is null ? ConformProfiles.Everything(content) : profile.Build(content);
-            choice = KernelChoice.CreateSoft(hardware, tracePath);
+            // The real kernels that the cases are compared with are built with the test domain.
+            choice = KernelChoice.CreateSoft(hardware with { TestDomain = true }, tracePath);
             return new ConformHost(
                 choice, devices.Count != 0 ? devices : [.. hardware.Devices.Select(device => device.Address)], disk);
         }

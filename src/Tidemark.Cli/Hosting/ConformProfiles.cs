@@ -19,6 +19,7 @@ internal static class ConformProfiles
     public static IReadOnlyList<ConformProfile> All { get; } =
     [
         new("none", "no IOMMU and no device", _ => new SoftHost([], [])),
+        new("mock", "no device but those of the kernel's test domain", _ => new SoftHost([], [])),
         new("vtd", "VT-d in legacy mode", disk => Behind(disk, SoftIommuKind.VtdLegacy, tracks: false)),
         new("vtd-sm", "VT-d in scalable mode, second stage",
             disk => Behind(disk, SoftIommuKind.VtdScalable, tracks: false)),

@@ -223,7 +223,7 @@ internal sealed class IoasAccess : IommuObject
             if (errno != Errno.Success)
                 return errno;
             ulong firstByte = area!.FirstByte + (next - area.First);
-            errno = area.Pages.TryPin(firstByte, part, out PinnedPages? pages);
+            errno = area.Pages.TryPin(firstByte, part, out PinnedPages? pages, exact: true);
             if (errno != Errno.Success)
                 return errno;
             ulong firstPage = unchecked(area.Pages.Start + firstByte);

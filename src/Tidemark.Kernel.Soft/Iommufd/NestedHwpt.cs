@@ -95,12 +95,10 @@ internal sealed class NestedHwpt : AttachableTable
         Span<byte> entry = new byte[entries == 0 ? 0 : entryLength];
         for (; done < entries; done++)
         {
-            if (entryLength < EntryBytes)
+            if (entryLength != EntryBytes)
                 return Errno.EINVAL;
             if (!read(done, entry))
                 return Errno.EFAULT;
-            if (entry[EntryBytes..].ContainsAnyExcept((byte)0))
-                return Errno.E2BIG;
             uint flags = BinaryPrimitives.ReadUInt32LittleEndian(entry);
             uint index = BinaryPrimitives.ReadUInt32LittleEndian(entry[4..]);
             if ((flags & ~InvalidateAll) != 0)

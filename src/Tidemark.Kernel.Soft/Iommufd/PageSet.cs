@@ -51,11 +51,12 @@ internal sealed class PageSet
     /// Pins the pages of a part, or shares a pin that covers it. EFAULT: not the caller's memory; EINVAL: not a memory
     /// file, or beyond its end.
     /// </summary>
-    public Errno TryPin(ulong firstByte, ulong byteLength, out PinnedPages? pinned)
+    /// <param name="exact">Shares only a pin of just these pages, so that no others stay pinned with it.</param>
+    public Errno TryPin(ulong firstByte, ulong byteLength, out PinnedPages? pinned, bool exact = false)
     {
         ulong from = (Start + firstByte) & ~((ulong)GuestPage.Size - 1);
         ulong to = unchecked(Start + firstByte + byteLength + GuestPage.Size - 1) & ~((ulong)GuestPage.Size - 1);
-        pinned = _pins.Find(pin => pin.From <= from && pin.To >= to);
+        pinned = _pins.Find(pin => exact ? pin.From == from && pin.To == to : pin.From <= from && pin.To >= to);
         if (pinned is null)
         {
             var extents = new List<PinnedExtent>();

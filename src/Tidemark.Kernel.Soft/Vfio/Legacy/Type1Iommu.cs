@@ -14,6 +14,7 @@ namespace Tidemark.Kernel.Soft.Vfio.Legacy;
 /// domain; each has a bitmap exactly while dirty pages are tracked.
 /// Nothing here reads dirty bits of an IOMMU: a group that can write memory makes every mapped page dirty, always.
 /// FIDELITY: locked memory is neither charged nor limited.
+/// FIDELITY: a device's own memory (the mapping of a region) is EFAULT, where Linux maps it for other devices to reach.
 /// </remarks>
 internal sealed partial class Type1Iommu(SoftKernel kernel, bool isVersion2)
 {

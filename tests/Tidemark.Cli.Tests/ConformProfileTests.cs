@@ -14,6 +14,7 @@ public sealed partial class ConformProfileTests
     [InlineData("none", null, null)]
     [InlineData("mock", null, null)]
     [InlineData("vtd", "vtd", false)]
+    [InlineData("legacy", "vtd", false)]
     [InlineData("vtd-sm", "vtd", false)]
     [InlineData("vtd-fs", "vtd", false)]
     [InlineData("amd", "amd", false)]

@@ -21,6 +21,8 @@ internal static class ConformProfiles
         new("none", "no IOMMU and no device", _ => new SoftHost([], [])),
         new("mock", "no device but those of the kernel's test domain", _ => new SoftHost([], [])),
         new("vtd", "VT-d in legacy mode", disk => Behind(disk, SoftIommuKind.VtdLegacy, tracks: false)),
+        new("legacy", "as vtd: the cases of group, container and type1",
+            disk => Behind(disk, SoftIommuKind.VtdLegacy, tracks: false)),
         new("vtd-sm", "VT-d in scalable mode, second stage",
             disk => Behind(disk, SoftIommuKind.VtdScalable, tracks: false)),
         new("vtd-fs", "VT-d in scalable mode, first stage",

@@ -66,8 +66,9 @@ public enum SoftIommuKind
 
 /// <summary>An NVMe controller behind VFIO, and what its driver (in the host's kernel) can do for migration.</summary>
 /// <param name="Address">PCI address, <c>0000:01:00.0</c>. Each device is alone in its IOMMU group.</param>
-/// <param name="IommuUnit">Name of the <see cref="SoftIommuUnit"/> it sits behind.</param>
-public sealed record SoftNvme(string Address, string IommuUnit, SoftDisk Disk)
+/// <param name="IommuUnit">Name of the <see cref="SoftIommuUnit"/> it sits behind; null: it has none (the no-IOMMU mode of
+/// VFIO's device files).</param>
+public sealed record SoftNvme(string Address, string? IommuUnit, SoftDisk Disk)
 {
     /// <summary>Has the migration feature at all (STOP_COPY).</summary>
     public bool Migration { get; init; } = true;

@@ -14,12 +14,10 @@ public sealed partial class SoftKernel
 {
     private SyscallResult OpenDevice(string path)
     {
-        string number = path[SoftSysfs.DeviceNodePrefix.Length..];
-        if (!int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int index)
-            || index >= _devices.Count + _mediated.Count)
-        {
+        if (!Sysfs.Exists(path))
             return SyscallResult.Fail(Errno.ENOENT);
-        }
+        int index = int.Parse(
+            path.AsSpan(path.LastIndexOf('o') + 1), NumberStyles.None, CultureInfo.InvariantCulture);
 
         if (index >= _devices.Count)
             return SyscallResult.Ok(_files.Add(_mediated[index - _devices.Count].Open()));
@@ -115,7 +113,8 @@ public sealed partial class SoftKernel
             var model = new NvmeController(Description, kernel._host, Port);
             return new PciVfioDevice(Description.Address, model, Port, VfioAbilities.Of(Description), kernel)
             {
-                Group = Group,
+                // FIDELITY: no group of a device without IOMMU, as in a kernel without CONFIG_VFIO_GROUP.
+                Group = Description.IommuUnit is null ? null : Group,
             };
         }
     }

@@ -46,7 +46,8 @@ public sealed partial class SoftKernel
 
         // As written in the folder, and no other way.
         if (!int.TryParse(name, NumberStyles.None, CultureInfo.InvariantCulture, out int number)
-            || number >= _devices.Count + _mediated.Count || name != number.ToString(CultureInfo.InvariantCulture))
+            || number >= _devices.Count + _mediated.Count || name != number.ToString(CultureInfo.InvariantCulture)
+            || !Sysfs.Exists(path))
         {
             return SyscallResult.Fail(Errno.ENOENT);
         }

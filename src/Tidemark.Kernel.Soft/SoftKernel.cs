@@ -56,11 +56,13 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
         User = new UserMemory(host);
         foreach (SoftNvme device in hardware.Devices)
         {
-            SoftIommuUnit unit = hardware.Iommus.FirstOrDefault(candidate => candidate.Name == device.IommuUnit)
-                ?? throw new ArgumentException(
-                    $"Device {device.Address} names IOMMU {device.IommuUnit}, which the host does not have.",
-                    nameof(hardware));
-            if (unit.AddressWidth is not (39 or 48 or 57))
+            SoftIommuUnit? unit = device.IommuUnit is null
+                ? null
+                : hardware.Iommus.FirstOrDefault(candidate => candidate.Name == device.IommuUnit)
+                    ?? throw new ArgumentException(
+                        $"Device {device.Address} names IOMMU {device.IommuUnit}, which the host does not have.",
+                        nameof(hardware));
+            if (unit is not null && unit.AddressWidth is not (39 or 48 or 57))
             {
                 throw new ArgumentException(
                     $"IOMMU {unit.Name} has an address width of {unit.AddressWidth}; it must be 39, 48 or 57.",
@@ -129,7 +131,7 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
         ArgumentNullException.ThrowIfNull(path);
         if (path == SoftSysfs.IommuNode)
             return SyscallResult.Ok(_files.Add(new IommufdFile(this, isContainer: false)));
-        if (path.StartsWith(SoftSysfs.DeviceNodePrefix, StringComparison.Ordinal))
+        if (path.StartsWith($"{SoftSysfs.DeviceNodeFolder}/", StringComparison.Ordinal))
             return OpenDevice(path);
         if (path.StartsWith(SoftSysfs.GroupNodePrefix, StringComparison.Ordinal))
             return OpenLegacy(path);

@@ -13,7 +13,7 @@ namespace Tidemark.Kernel.Soft;
 /// /sys/bus/pci/drivers/NAME/ADDRESS -> ../../../../devices/pci0000:00/ADDRESS
 /// /sys/bus/mdev/devices/UUID -> ../../../devices/virtual/mtty/mtty/UUID
 /// /sys/devices/virtual/mtty/mtty/UUID/ driver iommu_group mdev_type vfio-dev/vfioN/dev
-/// /dev/iommu  /dev/vfio/devices/vfioN  /dev/vfio/N  /dev/vfio/vfio
+/// /dev/iommu  /dev/vfio/devices/vfioN (or noiommu-vfioN)  /dev/vfio/N  /dev/vfio/vfio
 /// </code>
 /// N counts devices from 0, for groups too.
 /// </remarks>
@@ -23,13 +23,16 @@ internal sealed class SoftSysfs : ISysfs
     public const string VfioFolder = "/dev/vfio";
     public const string GroupNodePrefix = "/dev/vfio/";
     public const string ContainerName = "vfio";
-    public const string DeviceNodePrefix = "/dev/vfio/devices/vfio";
+    public const string DeviceNodeFolder = "/dev/vfio/devices";
 
     /// <summary>LIMIT: links followed in one path, as in Linux.</summary>
     private const int MostLinks = 40;
 
     /// <summary>Major number of the VFIO nodes: of the range that Linux gives out as needed.</summary>
     private const int NodeMajor = 511;
+
+    /// <summary>What the nodes of devices without IOMMU are called.</summary>
+    private const string NoIommuPrefix = "noiommu-";
 
     private const string MttyHome = "/sys/devices/virtual/mtty/mtty";
 
@@ -78,14 +81,17 @@ internal sealed class SoftSysfs : ISysfs
         AddFile($"{home}/device", $"0x{NvmePci.SoftDeviceId:x4}");
         AddFile($"{home}/class", $"0x{NvmePci.ClassCode:x6}");
         AddLink($"{home}/driver", $"../../../bus/pci/drivers/{driver}");
-        AddLink($"{home}/iommu_group", $"../../../kernel/iommu_groups/{number}");
-        AddFile($"{home}/vfio-dev/vfio{number}/dev", $"{NodeMajor}:{number}");
+        string prefix = device.IommuUnit is null ? NoIommuPrefix : "";
+        AddFile($"{home}/vfio-dev/{prefix}vfio{number}/dev", $"{NodeMajor}:{number}");
+        AddFile($"{DeviceNodeFolder}/{prefix}vfio{number}", null);
         AddLink($"/sys/bus/pci/devices/{device.Address}", $"../../../devices/pci0000:00/{device.Address}");
         AddLink($"/sys/bus/pci/drivers/{driver}/{device.Address}",
             $"../../../../devices/pci0000:00/{device.Address}");
+        if (device.IommuUnit is null)
+            return;
+        AddLink($"{home}/iommu_group", $"../../../kernel/iommu_groups/{number}");
         AddLink($"/sys/kernel/iommu_groups/{number}/devices/{device.Address}",
             $"../../../../devices/pci0000:00/{device.Address}");
-        AddFile($"{DeviceNodePrefix}{number}", null);
         AddFile($"{GroupNodePrefix}{number}", null);
     }
 
@@ -103,7 +109,7 @@ internal sealed class SoftSysfs : ISysfs
         AddLink($"/sys/bus/mdev/drivers/mtty/{device.Uuid}", $"../../../../devices/virtual/mtty/mtty/{device.Uuid}");
         AddLink($"/sys/kernel/iommu_groups/{number}/devices/{device.Uuid}",
             $"../../../../devices/virtual/mtty/mtty/{device.Uuid}");
-        AddFile($"{DeviceNodePrefix}{number}", null);
+        AddFile($"{DeviceNodeFolder}/vfio{number}", null);
         AddFile($"{GroupNodePrefix}{number}", null);
     }
 

@@ -156,6 +156,9 @@ internal sealed class Hwpt : AttachableTable
 
     private void Invalidate(ulong first, ulong last)
     {
+        // A device without IOMMU has physical addresses, which are anywhere.
+        if (Table is NoIommuPageTable)
+            (first, last) = (0, ulong.MaxValue);
         foreach (DevicePort port in _ports)
             port.InvalidateAndDrain(first, last);
     }

@@ -215,7 +215,7 @@ internal sealed partial class Ioas(IommufdContext context) : IommuObject
             return Errno.EADDRINUSE;
         Errno errno = table.Table.FirstIova == 0
             ? Errno.Success : TryReserve(0, table.Table.FirstIova - 1, table);
-        if (errno == Errno.Success)
+        if (errno == Errno.Success && table.Table.LastIova != ulong.MaxValue)
             errno = TryReserve(table.Table.LastIova + 1, ulong.MaxValue, table);
         if (errno != Errno.Success)
         {

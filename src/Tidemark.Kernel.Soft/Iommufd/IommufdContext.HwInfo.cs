@@ -15,6 +15,8 @@ internal sealed partial class IommufdContext
         if (Objects.Find<BoundDevice>(command.DevId) is not BoundDevice device)
             return Errno.ENOENT;
         IommuDriver driver = device.Port.Driver;
+        if (driver is NoIommuDriver)
+            return Errno.EOPNOTSUPP;
         bool asksType = (command.Flags & IommuHwInfoFlags.InputType) != 0;
         if (asksType && command.OutDataType != IommuHwInfoType.Default && command.OutDataType != driver.InfoType)
             return Errno.EOPNOTSUPP;

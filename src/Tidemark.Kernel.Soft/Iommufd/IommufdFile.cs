@@ -111,15 +111,11 @@ internal sealed partial class IommufdContext
                 static (_, ref command) => RefuseEventQueue(ref command)),
             0x94 => Run<IommuHwQueueAlloc>(argument, IommuHwQueueAlloc.MinimumSize,
                 static (_, ref command) => RefuseHardwareQueue(ref command)),
-            _ => NotThere<IommuIoasNoiommuGetPa>(argument, IommuIoasNoiommuGetPa.MinimumSize),
+            _ => Run<IommuIoasNoiommuGetPa>(argument, IommuIoasNoiommuGetPa.MinimumSize,
+                static (context, ref command) => context.GetPhysical(ref command)),
         };
         return errno == Errno.Success ? SyscallResult.Ok() : SyscallResult.Fail(errno);
     }
-
-    /// <summary>A request of the interface that this kernel does not have.</summary>
-    private Errno NotThere<T>(Span<byte> argument, uint minimumSize)
-        where T : unmanaged =>
-        Run<T>(argument, minimumSize, static (_, ref _) => Errno.EOPNOTSUPP);
 
     private Errno Run<T>(Span<byte> argument, uint minimumSize, Handler<T> handler)
         where T : unmanaged

@@ -33,9 +33,10 @@ internal sealed partial class DevicePort : IDmaPort
     private int _pageShift = GuestPage.Shift;
     private IDmaWriteObserver? _observer;
 
-    public DevicePort(SoftIommuUnit unit, PhysicalMemory physical)
+    /// <param name="unit">Null: the device has no IOMMU.</param>
+    public DevicePort(SoftIommuUnit? unit, PhysicalMemory physical)
     {
-        Driver = IommuDriver.For(unit);
+        Driver = unit is null ? NoIommuDriver.Instance : IommuDriver.For(unit);
         _physical = physical;
     }
 

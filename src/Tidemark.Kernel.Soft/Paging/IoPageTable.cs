@@ -56,6 +56,7 @@ internal abstract class IoPageTable(PageTableFormat format) : IDisposable
             PageTableLayout.AmdV1 => new RadixPageTable<AmdV1>(physical, format, root),
             PageTableLayout.AmdV1TwoKibibyte => new RadixPageTable<AmdV1TwoKibibyte>(physical, format, root),
             PageTableLayout.SmmuV3Stage1 => new RadixPageTable<SmmuV3Stage1>(physical, format, root),
+            PageTableLayout.NoIommu => new NoIommuPageTable(physical, format, root),
             _ => throw new ArgumentOutOfRangeException(nameof(format)),
         };
     }

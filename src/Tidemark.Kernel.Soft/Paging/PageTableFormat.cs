@@ -11,6 +11,9 @@ internal enum PageTableLayout
     AmdV1TwoKibibyte,
 
     SmmuV3Stage1,
+
+    /// <summary>AMD's, for software to look up: devices without IOMMU.</summary>
+    NoIommu,
 }
 
 /// <summary>What a page table is to be like. Chosen by a driver for a unit and the flags of HWPT_ALLOC.</summary>
@@ -79,6 +82,13 @@ internal sealed record PageTableFormat(PageTableLayout Layout, ulong FirstIova, 
             AddressWidth = Width, DirtyTracking = dirtyTracking,
         };
     }
+
+    /// <summary>All addresses of 64 bits.</summary>
+    public static PageTableFormat NoIommu { get; } =
+        new(PageTableLayout.NoIommu, 0, ulong.MaxValue, ~(Page4K - 1) & ~Page512G)
+        {
+            AddressWidth = 64, ForceCoherent = true,
+        };
 
     private static ulong Last(int bits) => (1UL << bits) - 1;
 }

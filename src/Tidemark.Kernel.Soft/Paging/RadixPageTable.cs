@@ -36,7 +36,7 @@ internal sealed partial class RadixPageTable<TEntry> : IoPageTable
         _highestLevel = (format.AddressWidth - TEntry.GranuleShift + IndexBits - 1) / IndexBits - 1;
         _attributes = (format.DirtyTracking ? LeafAttributes.Tracked : LeafAttributes.None)
             | (format.ForceCoherent ? LeafAttributes.Snoop : LeafAttributes.None);
-        bool grows = format.Layout == PageTableLayout.AmdV1;
+        bool grows = format.Layout is PageTableLayout.AmdV1 or PageTableLayout.NoIommu;
         _top = root | (uint)(grows ? Math.Min(FirstLevelOfGrowing, _highestLevel) : _highestLevel);
         _tracking = !TEntry.SwitchesTracking && format.DirtyTracking;
     }

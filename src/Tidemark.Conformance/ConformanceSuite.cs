@@ -89,6 +89,7 @@ public static class ConformanceSuite
         MigrationStateCases.AddTo(cases);
         MigrationStreamCases.AddTo(cases);
         DmaLoggingCases.AddTo(cases);
+        NoIommuCases.AddTo(cases);
         MttyDeviceCases.AddTo(cases);
         MttyInterruptCases.AddTo(cases);
         MttyAttachCases.AddTo(cases);

@@ -13,6 +13,7 @@ public sealed partial class ConformProfileTests
     [Theory]
     [InlineData("none", null, null)]
     [InlineData("mock", null, null)]
+    [InlineData("mtty", null, null)]
     [InlineData("vtd", "vtd", false)]
     [InlineData("legacy", "vtd", false)]
     [InlineData("vtd-sm", "vtd", false)]

@@ -29,6 +29,7 @@ internal sealed class SoftRig : IDisposable
                 Nvme(6, "five-levels", p2p: false, preCopy: false) with { Migration = false },
                 Nvme(7, "amd", p2p: false, preCopy: false) with { Migration = false },
                 Nvme(8, "smmuv3", p2p: false, preCopy: false) with { Migration = false },
+                Nvme(9, null, p2p: false, preCopy: false) with { Migration = false },
             ])
         {
             TestDomain = testDomain,
@@ -45,7 +46,7 @@ internal sealed class SoftRig : IDisposable
         ["83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002"];
 
     public static IReadOnlyList<string> Addresses { get; } =
-        [.. Enumerable.Range(1, 8).Select(Address), .. Mdevs];
+        [.. Enumerable.Range(1, 9).Select(Address), .. Mdevs];
 
     public void Dispose()
     {
@@ -55,6 +56,6 @@ internal sealed class SoftRig : IDisposable
 
     private static string Address(int number) => $"0000:{number:x2}:00.0";
 
-    private SoftNvme Nvme(int number, string unit, bool p2p, bool preCopy) =>
+    private SoftNvme Nvme(int number, string? unit, bool p2p, bool preCopy) =>
         new(Address(number), unit, new SoftDisk(_disk, DiskLength)) { P2P = p2p, PreCopy = preCopy };
 }

@@ -25,7 +25,7 @@ internal sealed class ConformHost : IDisposable
 
     public ISysfs Sysfs => _choice.Sysfs;
 
-    /// <summary>PCI addresses that cases may use.</summary>
+    /// <summary>PCI addresses and UUIDs that cases may use.</summary>
     public IReadOnlyList<string> Devices { get; }
 
     /// <param name="profile">What hardware the soft kernel has; null: a device of every kind.</param>
@@ -43,8 +43,9 @@ internal sealed class ConformHost : IDisposable
             SoftHost hardware = profile is null ? ConformProfiles.Everything(content) : profile.Build(content);
             // The real kernels that the cases are compared with are built with the test domain.
             choice = KernelChoice.CreateSoft(hardware with { TestDomain = true }, tracePath);
-            return new ConformHost(
-                choice, devices.Count != 0 ? devices : [.. hardware.Devices.Select(device => device.Address)], disk);
+            string[] all =
+                [.. hardware.Devices.Select(device => device.Address), .. hardware.Mediated.Select(mdev => mdev.Uuid)];
+            return new ConformHost(choice, devices.Count != 0 ? devices : all, disk);
         }
         catch
         {

@@ -16,10 +16,18 @@ internal static class ConformProfiles
 {
     private const string Unit = "iommu0";
 
+    /// <summary>As the lab names them.</summary>
+    private static IReadOnlyList<SoftMtty> Mdevs { get; } =
+    [
+        new("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", Ports: 2), new("83b8f4f2-509f-382f-3c1e-e6bfe0fa1002", Ports: 2),
+    ];
+
     public static IReadOnlyList<ConformProfile> All { get; } =
     [
-        new("none", "no IOMMU and no device", _ => new SoftHost([], [])),
+        new("none", "a controller without IOMMU", disk => new SoftHost([], [PlainNvme(disk, 1, null)])),
         new("mock", "no device but those of the kernel's test domain", _ => new SoftHost([], [])),
+        new("mtty", "two of the kernel's sample mdevs, with migration states",
+            _ => new SoftHost([], []) { Mediated = Mdevs }),
         new("vtd", "VT-d in legacy mode", disk => Behind(disk, SoftIommuKind.VtdLegacy, tracks: false)),
         new("legacy", "as vtd: the cases of group, container and type1",
             disk => Behind(disk, SoftIommuKind.VtdLegacy, tracks: false)),
@@ -29,7 +37,7 @@ internal static class ConformProfiles
             disk => Behind(disk, SoftIommuKind.VtdFirstStage, tracks: false)),
         new("amd", "AMD IOMMU", disk => Behind(disk, SoftIommuKind.Amd, tracks: false)),
         new("vtd-dirty", "VT-d in scalable mode that sets dirty bits",
-            disk => Behind(disk, SoftIommuKind.VtdScalable, tracks: true)),
+            disk => Behind(disk, SoftIommuKind.VtdScalable, tracks: true) with { Mediated = Mdevs }),
         new("amd-dirty", "AMD IOMMU that sets dirty bits", disk => Behind(disk, SoftIommuKind.Amd, tracks: true)),
         new("smmuv3-dirty", "SMMUv3 that updates the dirty state",
             disk => Behind(disk, SoftIommuKind.SmmuV3, tracks: true)),
@@ -37,7 +45,7 @@ internal static class ConformProfiles
 
     /// <summary>What <c>conform --kernel soft</c> judges without a profile: a device of every kind.</summary>
     /// <remarks>Each set of migration abilities, DMA logging or not, behind VT-d that tracks or not; and a plain
-    /// controller behind each other kind of IOMMU.</remarks>
+    /// controller behind each other kind of IOMMU, and behind none; two mdevs.</remarks>
     public static SoftHost Everything(SoftDisk disk)
     {
         const string Tracking = "tracking";
@@ -57,7 +65,11 @@ internal static class ConformProfiles
                 Nvme(disk, 4, Plain) with { DmaLogging = true },
                 PlainNvme(disk, 5, Plain),
                 .. others.Select((unit, index) => PlainNvme(disk, 6 + index, unit.Name)),
-            ]);
+                PlainNvme(disk, 6 + others.Length, null),
+            ])
+        {
+            Mediated = Mdevs,
+        };
     }
 
     /// <summary>Two controllers, each alone in its group.</summary>
@@ -65,8 +77,8 @@ internal static class ConformProfiles
         [new SoftIommuUnit(Unit) { Kind = kind, DirtyTracking = tracks }],
         [PlainNvme(disk, 1, Unit), PlainNvme(disk, 2, Unit)]);
 
-    private static SoftNvme PlainNvme(SoftDisk disk, int bus, string unit) =>
+    private static SoftNvme PlainNvme(SoftDisk disk, int bus, string? unit) =>
         Nvme(disk, bus, unit) with { Migration = false, P2P = false, PreCopy = false };
 
-    private static SoftNvme Nvme(SoftDisk disk, int bus, string unit) => new($"0000:{bus:x2}:00.0", unit, disk);
+    private static SoftNvme Nvme(SoftDisk disk, int bus, string? unit) => new($"0000:{bus:x2}:00.0", unit, disk);
 }

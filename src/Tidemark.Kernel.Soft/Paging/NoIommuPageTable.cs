@@ -27,6 +27,8 @@ internal sealed class NoIommuPageTable(PhysicalMemory physical, PageTableFormat 
 
     public override int PageShift => _table.PageShift;
 
+    public override (ulong Physical, int Level) Root => _table.Root;
+
     public override bool Tracking
     {
         get => false;

@@ -1,7 +1,7 @@
 # Sourced by lab/run: the lab's Linux, built from Debian's source package.
 #
 # What is built is kept under a key (package version and the text of kernel.config), so that a changed configuration
-# builds anew and an unchanged one never does.
+# builds anew and an unchanged one never does. KEEP=yes keeps the source and the objects (1.5 GB), to read or to debug.
 
 kernel_version='7.3.4-1~bpo13+1'
 kernel_series=7.3
@@ -55,5 +55,6 @@ kernel_make() { # builds unless it is there
         fail "the kernel did not build ($(grep -m1 -E 'error|Error' "$cache/kernel/build.log" || echo 'no message'))" "see $cache/kernel/build.log"
     mkdir -p "$(dirname "$image")"
     cp "$build/arch/x86/boot/bzImage" "$image.new" && mv "$image.new" "$image"
+    [ -n "${KEEP:-}" ] || rm -rf "$source" "$build"
     say "Linux $kernel_series is built in $((SECONDS - began)) s: $image"
 }

@@ -82,6 +82,7 @@ public static class ConformanceSuite
         DirtyFormatCases.AddTo(cases);
         IommuKindCases.AddTo(cases);
         AttachCases.AddTo(cases);
+        VfioPasidCases.AddTo(cases);
         VfioBindCases.AddTo(cases);
         VfioInfoCases.AddTo(cases);
         VfioIrqCases.AddTo(cases);

@@ -18,5 +18,13 @@ internal sealed class AccessDevice(IoasAccess access) : IBoundDevice
 
     public void Detach() => access.Detach();
 
+    public bool HasPasids => false;
+
+    public Errno TryAttachPasid(uint pasid, ref uint pageTableId, bool replace) => Errno.EOPNOTSUPP;
+
+    public void DetachPasid(uint pasid)
+    {
+    }
+
     public void Unbind() => access.Close();
 }

@@ -72,6 +72,13 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
             DetachLocked(pasid);
     }
 
+    public bool HasPasids => true;
+
+    public Errno TryAttachPasid(uint pasid, ref uint pageTableId, bool replace) =>
+        replace ? TryReplace(pasid, ref pageTableId) : TryAttach(pasid, ref pageTableId);
+
+    public void DetachPasid(uint pasid) => Detach(pasid);
+
     public void Unbind()
     {
         lock (_context.Gate)

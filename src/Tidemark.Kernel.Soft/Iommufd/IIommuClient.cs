@@ -21,6 +21,16 @@ internal interface IBoundDevice
     /// <summary>Detaches; DMA is blocked afterwards. Nothing when not attached.</summary>
     void Detach();
 
+    /// <summary>Its driver can attach PASIDs. An emulated device's can not.</summary>
+    bool HasPasids { get; }
+
+    /// <summary>Attaches a PASID to a table that is made for PASIDs, or moves it. EOPNOTSUPP without PASIDs.</summary>
+    /// <param name="replace">It is attached already.</param>
+    Errno TryAttachPasid(uint pasid, ref uint pageTableId, bool replace);
+
+    /// <summary>Detaches a PASID; nothing when it is not attached.</summary>
+    void DetachPasid(uint pasid);
+
     /// <summary>Detaches and destroys the device object.</summary>
     void Unbind();
 }

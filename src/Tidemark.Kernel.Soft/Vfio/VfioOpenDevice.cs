@@ -11,6 +11,9 @@ internal sealed class VfioOpenDevice
 {
     private readonly SoftVfioDevice _device;
     private readonly IBoundDevice _bound;
+
+    /// <summary>PASIDs that were attached through this file. Under the device's gate.</summary>
+    private readonly HashSet<uint> _pasids = [];
     private readonly bool _isOfGroup;
     private readonly VfioDriver _driver;
     private readonly VfioFeatures _features;
@@ -69,13 +72,21 @@ internal sealed class VfioOpenDevice
             return Errno.EFAULT;
         if (attach.Argsz < VfioDeviceAttachIommufdPt.MinimumSize || (attach.Flags & ~VfioDeviceAttachFlags.Pasid) != 0)
             return Errno.EINVAL;
-        // LIMIT: no PASIDs.
-        if (attach.Flags != VfioDeviceAttachFlags.None)
-            return Errno.EOPNOTSUPP;
+        bool hasPasid = attach.Flags != VfioDeviceAttachFlags.None;
+        if (hasPasid)
+        {
+            if (!_bound.HasPasids)
+                return Errno.EOPNOTSUPP;
+            if (attach.Argsz < VfioDeviceAttachIommufdPt.StructSize)
+                return Errno.EINVAL;
+            if (!VfioArgument.TryRead(argument, (int)VfioDeviceAttachIommufdPt.StructSize, out attach))
+                return Errno.EFAULT;
+        }
+
         uint pageTable = attach.PtId;
         lock (_device.Gate)
         {
-            Errno errno = _bound.Attach(ref pageTable);
+            Errno errno = hasPasid ? AttachPasid(attach.Pasid, ref pageTable) : _bound.Attach(ref pageTable);
             if (errno != Errno.Success)
                 return errno;
         }
@@ -92,10 +103,37 @@ internal sealed class VfioOpenDevice
             return Errno.EFAULT;
         if (detach.Argsz < VfioDeviceDetachIommufdPt.MinimumSize || (detach.Flags & ~VfioDeviceDetachFlags.Pasid) != 0)
             return Errno.EINVAL;
-        if (detach.Flags != VfioDeviceDetachFlags.None)
-            return Errno.EOPNOTSUPP;
+        bool hasPasid = detach.Flags != VfioDeviceDetachFlags.None;
+        if (hasPasid)
+        {
+            if (!_bound.HasPasids)
+                return Errno.EOPNOTSUPP;
+            if (detach.Argsz < VfioDeviceDetachIommufdPt.StructSize)
+                return Errno.EINVAL;
+            if (!VfioArgument.TryRead(argument, (int)VfioDeviceDetachIommufdPt.StructSize, out detach))
+                return Errno.EFAULT;
+        }
+
         lock (_device.Gate)
-            _bound.Detach();
+        {
+            if (!hasPasid)
+                _bound.Detach();
+            else if (_pasids.Remove(detach.Pasid))
+                _bound.DetachPasid(detach.Pasid);
+        }
+
         return Errno.Success;
+    }
+
+    /// <summary>What the driver remembers decides between attaching and replacing, not what is attached.</summary>
+    private Errno AttachPasid(uint pasid, ref uint pageTable)
+    {
+        bool replace = _pasids.Contains(pasid);
+        if (pasid > int.MaxValue)
+            return Errno.ENOSPC;
+        Errno errno = _bound.TryAttachPasid(pasid, ref pageTable, replace);
+        if (errno == Errno.Success)
+            _pasids.Add(pasid);
+        return errno;
     }
 }

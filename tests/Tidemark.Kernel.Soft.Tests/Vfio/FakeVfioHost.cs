@@ -110,6 +110,16 @@ internal sealed class FakeBoundDevice : IBoundDevice
 
     public void Detach() => Calls.Add("Detach");
 
+    public bool HasPasids { get; init; }
+
+    public Errno TryAttachPasid(uint pasid, ref uint pageTableId, bool replace)
+    {
+        Calls.Add($"{(replace ? "Replace" : "Attach")} {pasid}: {pageTableId}");
+        return AttachAnswer;
+    }
+
+    public void DetachPasid(uint pasid) => Calls.Add($"Detach {pasid}");
+
     public void Unbind() => Calls.Add("Unbind");
 }
 

@@ -309,6 +309,14 @@ internal sealed class VfioGroup(SoftKernel kernel, int number, string deviceName
         {
         }
 
+        public bool HasPasids => false;
+
+        public Errno TryAttachPasid(uint pasid, ref uint pageTableId, bool replace) => Errno.EOPNOTSUPP;
+
+        public void DetachPasid(uint pasid)
+        {
+        }
+
         public void Unbind() => group._containerUsers--;
     }
 }

@@ -304,6 +304,20 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
         return errno;
     }
 
+    /// <summary>
+    /// Ends the case as not applicable where a page table for <see cref="Device"/> takes every address of 64 bits (AMD's
+    /// can), so that none is out of its reach.
+    /// </summary>
+    public void RequireUnreachableIovas()
+    {
+        uint ioas = CreateIoas();
+        uint hwpt = AllocateHwpt(Device, ioas: ioas);
+        bool whole = Ranges(ioas, out _)[^1].Last == ulong.MaxValue;
+        Answers(Destroy(hwpt), Errno.Success, "IOMMU_DESTROY");
+        if (whole)
+            throw NotApplicable($"Page tables for {Device.Profile.Address} take every IOVA of 64 bits.");
+    }
+
     private static string Name(Errno errno) => errno == Errno.Success ? "success" : errno.ToString();
 
     private static string Show<T>(T value) => value is ulong or uint ? $"0x{value:x}" : $"{value}";

@@ -35,7 +35,10 @@ public sealed record SoftIommuUnit(string Name)
     /// </summary>
     public bool DirtyTracking { get; init; } = true;
 
-    /// <summary>Width of IOVAs in bits: 39, 48 or 57 for VT-d, 48 for the others.</summary>
+    /// <summary>
+    /// Width of IOVAs in bits, for VT-d: 39, 48 or 57. The others have one width each: AMD's tables take all 64 bits,
+    /// SMMUv3's 48.
+    /// </summary>
     public int AddressWidth { get; init; } = 48;
 }
 

@@ -1,5 +1,4 @@
 using Tidemark.Abi;
-using Tidemark.Kernel;
 using static Tidemark.Conformance.CaseRun;
 
 namespace Tidemark.Conformance.Areas;
@@ -292,7 +291,6 @@ internal static class DirtyBitmapCases
             TrackedMemory memory = WithLargeLeaf(run);
             memory.Write(100);
             memory.Read(Iova, Large, Page, run.ScratchAddress);
-            RequireLarge(run);
             for (int word = 0; word < 8; word++)
                 run.Equal(ulong.MaxValue, run.Scratch.Words(8)[word], $"word {word} of the bitmap");
             run.Equal(0ul, run.Scratch.Words(9)[8], "the word after the bitmap");
@@ -302,7 +300,6 @@ internal static class DirtyBitmapCases
             TrackedMemory memory = WithLargeLeaf(run);
             memory.Write(1);
             memory.Read(Iova, Large, Page, run.ScratchAddress);
-            RequireLarge(run);
             run.Scratch.Words(512).Clear();
             memory.Write(1);
             memory.Read(Iova, Large / 2, Page, run.ScratchAddress);
@@ -315,7 +312,6 @@ internal static class DirtyBitmapCases
             TrackedMemory memory = WithLargeLeaf(run, DeviceNeed.TrackedWriterOfGenericTables);
             memory.Write(300);
             memory.Read(Iova, Large, Page, run.ScratchAddress);
-            RequireLarge(run);
             run.Scratch.Words(64).Clear();
             memory.Write(300);
             memory.Read(Iova + (Large / 2), Large / 2, Page, run.ScratchAddress);
@@ -342,25 +338,10 @@ internal static class DirtyBitmapCases
 
     private static TrackedMemory WithLargeLeaf(CaseRun run, DeviceNeed? need = null)
     {
-        const ulong Large = 2 << 20;
-        KernelFd file = run.CreateMemoryFile(Large);
-        run.Scratch.Words(512).Clear();
-        return TrackedMemory.Create(run, hugePages: true, map: () =>
-        {
-            IommuIoasMapFile map = IommuIoasMapFile.Create(run.Ioas, Iova, file.Number, 0, Large, Fixed);
-            run.Answers(ref map, Errno.Success);
-        }, need: need);
-    }
-
-    /// <summary>
-    /// Whether memory is contiguous is the host's luck; without large leaves there is nothing to check.
-    /// </summary>
-    private static void RequireLarge(CaseRun run)
-    {
-        int set = 0;
-        foreach (ulong word in run.Scratch.Words(8))
-            set += System.Numerics.BitOperations.PopCount(word);
-        if (set < 512)
-            throw NotApplicable("The memory is not contiguous here, so the leaves are small.");
+        ContiguousMemory memory = ContiguousMemory.Create(run, need ?? DeviceNeed.TrackedWriter);
+        memory.Map(Iova, 0, ContiguousMemory.ByteLength);
+        memory.ReadBits(Iova, ContiguousMemory.ByteLength);
+        run.Scratch.Words(4 * 512).Clear();
+        return memory.Tracked;
     }
 }

@@ -89,6 +89,7 @@ internal static class IoasCases
         table.Add("page-table-narrows",
             "a page table without a device already takes away what it can not address", run =>
         {
+            run.RequireUnreachableIovas();
             run.AllocateHwpt(run.Device);
             List<IommuIovaRange> ranges = run.Ranges(run.Ioas, out ulong alignment);
             run.Holds(ranges.Count > 0 && ranges[^1].Last < ulong.MaxValue, "the last IOVA to be taken away");
@@ -212,12 +213,14 @@ internal static class IoasCases
         });
         table.Add("reserved-range", "a range that touches something reserved is EADDRINUSE", run =>
         {
+            run.RequireUnreachableIovas();
             run.AllocateHwpt(run.Device);
             run.Answers(
                 run.Allow(run.Ioas, (ulong.MaxValue - Page, ulong.MaxValue - 1)), Errno.EADDRINUSE, "ALLOW_IOVAS");
         });
         table.Add("page-table-outside", "a page table that can not address an allowed range is EADDRINUSE", run =>
         {
+            run.RequireUnreachableIovas();
             run.Answers(run.Allow(run.Ioas, (ulong.MaxValue - Page, ulong.MaxValue - 1)), Errno.Success, "ALLOW_IOVAS");
             run.Answers(
                 run.TryAllocateHwpt(run.Device, IommuHwptAllocFlags.None, out _), Errno.EADDRINUSE, "IOMMU_HWPT_ALLOC");

@@ -53,12 +53,14 @@ internal sealed record PageTableFormat(PageTableLayout Layout, ulong FirstIova, 
             AddressWidth = addressWidth,
         };
 
-    /// <summary>Every power of two from 4 KiB to half the address space, but for 512 GiB, which hardware gets
-    /// wrong.</summary>
+    /// <summary>
+    /// All 64 bits of addresses, and leaves of every power of two from 4 KiB to 2^51 but for 512 GiB, which hardware gets
+    /// wrong.
+    /// </summary>
     public static PageTableFormat AmdV1(bool dirtyTracking) =>
-        new(PageTableLayout.AmdV1, 0, Last(48), (Last(47) & ~(Page4K - 1)) & ~Page512G)
+        new(PageTableLayout.AmdV1, 0, ulong.MaxValue, (Last(52) & ~(Page4K - 1)) & ~Page512G)
         {
-            DirtyTracking = dirtyTracking, ForceCoherent = true,
+            AddressWidth = 64, DirtyTracking = dirtyTracking, ForceCoherent = true,
         };
 
     public static PageTableFormat SmmuV3Stage1(bool dirtyTracking) =>

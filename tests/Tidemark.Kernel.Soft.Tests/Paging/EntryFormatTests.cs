@@ -105,6 +105,11 @@ public sealed class EntryFormatTests : IDisposable
         Assert.False(table.TryWalk(1ul << 45, write: false, out _, out _));
         Map(table, 1ul << 45, Physical4K, 0x1000);
         Assert.Equal(3, table.Root.Level);
+        Map(table, ulong.MaxValue - 0xFFF, Physical4K, 0x1000);
+        Assert.Equal(5, table.Root.Level);
+        Assert.True(table.TryWalk(ulong.MaxValue, write: true, out _, out _));
+        table.Unmap(ulong.MaxValue - 0xFFF, ulong.MaxValue, []);
+        Assert.False(table.TryWalk(ulong.MaxValue, write: false, out _, out _));
         Assert.True(table.TryWalk(0x1000, write: true, out ulong physical, out _));
         Assert.Equal(Physical4K, physical);
         Assert.True(table.TryWalk(1ul << 45, write: true, out _, out _));

@@ -4,7 +4,7 @@ using Tidemark.Abi;
 namespace Tidemark.Kernel.Soft.Paging;
 
 /// <summary>AMD's IOMMU (drivers/iommu/amd) with version 1 tables. Its registers are those of QEMU's unit.</summary>
-internal sealed class AmdDriver : IommuDriver
+internal sealed class AmdDriver(SoftIommuUnit unit) : IommuDriver(unit)
 {
     /// <summary>Prefetch, page requests, guest translation, invalidate-all, guest APIC, hardware errors; six levels of
     /// host and guest tables.</summary>
@@ -12,16 +12,6 @@ internal sealed class AmdDriver : IommuDriver
     private const ulong FeatureX2Apic = 1UL << 2;
     private const ulong FeatureAccessed = 1UL << 49;
     private const ulong FeatureDirty = 1UL << 52;
-
-    public AmdDriver(SoftIommuUnit unit)
-        : base(unit)
-    {
-        if (unit.AddressWidth != 48)
-        {
-            throw new ArgumentException(
-                $"IOMMU {unit.Name} has an address width of {unit.AddressWidth}; AMD's has 48.", nameof(unit));
-        }
-    }
 
     public override bool TracksDirty => Unit.DirtyTracking;
 

@@ -4,7 +4,7 @@ using Tidemark.Abi;
 namespace Tidemark.Kernel.Soft.Paging;
 
 /// <summary>Arm's SMMUv3 (drivers/iommu/arm/arm-smmu-v3) with stage 1 tables and a granule of 4 KiB.</summary>
-internal sealed class SmmuDriver : IommuDriver
+internal sealed class SmmuDriver(SoftIommuUnit unit) : IommuDriver(unit)
 {
     /// <summary>
     /// The kernel's own choice, where it maps the doorbell of message-signalled interrupts for the device.
@@ -17,16 +17,6 @@ internal sealed class SmmuDriver : IommuDriver
 
     /// <summary>IDR5: granule of 4 KiB, output addresses of 48 bits.</summary>
     private const uint Idr5 = 1u << 4 | 5u;
-
-    public SmmuDriver(SoftIommuUnit unit)
-        : base(unit)
-    {
-        if (unit.AddressWidth != 48)
-        {
-            throw new ArgumentException(
-                $"IOMMU {unit.Name} has an address width of {unit.AddressWidth}; this SMMUv3 has 48.", nameof(unit));
-        }
-    }
 
     public override bool TracksDirty => Unit.DirtyTracking;
 

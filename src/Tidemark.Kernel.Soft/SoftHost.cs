@@ -63,6 +63,9 @@ public enum SoftIommuKind
     /// <summary>Arm SMMUv3 with stage 1 tables.</summary>
     SmmuV3,
 
+    /// <summary>virtio-iommu, as in a virtual machine: nothing but mappings.</summary>
+    Virtio,
+
     /// <summary>What the kernel's own IOMMUFD_TEST devices sit behind: AMD tables with pages of 2 KiB.</summary>
     TestDomain,
 }

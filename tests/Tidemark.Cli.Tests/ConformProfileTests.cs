@@ -19,6 +19,7 @@ public sealed partial class ConformProfileTests
     [InlineData("vtd-sm", "vtd", false)]
     [InlineData("vtd-fs", "vtd", false)]
     [InlineData("amd", "amd", false)]
+    [InlineData("virtio", null, false)]
     [InlineData("vtd-dirty", "vtd", true)]
     [InlineData("amd-dirty", "amd", true)]
     [InlineData("smmuv3-dirty", "smmuv3", true)]

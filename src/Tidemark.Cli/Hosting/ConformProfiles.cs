@@ -36,6 +36,7 @@ internal static class ConformProfiles
         new("vtd-fs", "VT-d in scalable mode, first stage",
             disk => Behind(disk, SoftIommuKind.VtdFirstStage, tracks: false)),
         new("amd", "AMD IOMMU", disk => Behind(disk, SoftIommuKind.Amd, tracks: false)),
+        new("virtio", "virtio-iommu", disk => Behind(disk, SoftIommuKind.Virtio, tracks: false)),
         new("vtd-dirty", "VT-d in scalable mode that sets dirty bits",
             disk => Behind(disk, SoftIommuKind.VtdScalable, tracks: true) with { Mediated = Mdevs }),
         new("amd-dirty", "AMD IOMMU that sets dirty bits", disk => Behind(disk, SoftIommuKind.Amd, tracks: true)),

@@ -20,8 +20,10 @@ internal static class HwInfoCases
             new("reserved-byte-2", "reserved", Errno.EOPNOTSUPP, (_, ref argument) => argument.Reserved[2] = 1),
             new("unknown-device", "device", Errno.ENOENT, (_, ref argument) => argument.DevId = 999),
             new("ioas-as-device", "device", Errno.ENOENT, (run, ref argument) => argument.DevId = run.Ioas),
-            new("unknown-type", "type", Errno.EOPNOTSUPP, (_, ref argument) =>
+            new("unknown-type", "type", Errno.EOPNOTSUPP, (run, ref argument) =>
             {
+                if (run.Device.Profile.IommuType == IommuHwInfoType.None)
+                    throw NotApplicable($"The IOMMU of {run.Device.Profile.Address} tells nothing of itself.");
                 argument.Flags = IommuHwInfoFlags.InputType;
                 argument.OutDataType = (IommuHwInfoType)0xDEAD;
             }),

@@ -18,8 +18,13 @@ internal sealed partial class IommufdContext
         if (driver is NoIommuDriver)
             return Errno.EOPNOTSUPP;
         bool asksType = (command.Flags & IommuHwInfoFlags.InputType) != 0;
-        if (asksType && command.OutDataType != IommuHwInfoType.Default && command.OutDataType != driver.InfoType)
+        // A driver that tells nothing does not look at the type either.
+        if (asksType && command.OutDataType != IommuHwInfoType.Default && command.OutDataType != driver.InfoType
+            && driver.InfoType != IommuHwInfoType.None)
+        {
             return Errno.EOPNOTSUPP;
+        }
+
         Span<byte> info = stackalloc byte[IommuDriver.LargestInfo];
         ReadOnlySpan<byte> bytes = info[..driver.CopyInfo(info)];
         int copied = (int)Math.Min(command.DataLen, (uint)bytes.Length);

@@ -31,6 +31,8 @@ internal sealed partial class IommufdContext
     private Errno AllocatePaging(Ioas ioas, BoundDevice device, ref IommuHwptAlloc command)
     {
         IommuDriver driver = device.Port.Driver;
+        if (!driver.TakesFlags && (command.Flags != 0 || command.DataLen != 0))
+            return Errno.EOPNOTSUPP;
         if ((command.Flags & ~KnownHwptFlags) != 0)
             return Errno.EOPNOTSUPP;
         if ((command.Flags & IommuHwptAllocFlags.DirtyTracking) != 0 && !driver.TracksDirty)

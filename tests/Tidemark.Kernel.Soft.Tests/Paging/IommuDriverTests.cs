@@ -21,6 +21,7 @@ public sealed class IommuDriverTests
     [InlineData(SoftIommuKind.Amd, false, "0")]
     [InlineData(SoftIommuKind.Amd, true, "0 2")]
     [InlineData(SoftIommuKind.SmmuV3, true, "0 2 8 10")]
+    [InlineData(SoftIommuKind.Virtio, true, "0")]
     public void Flags_that_a_driver_accepts(SoftIommuKind kind, bool tracks, string accepted)
     {
         IommuDriver driver = Driver(kind, tracks);

@@ -16,6 +16,9 @@ internal abstract class IommuDriver(SoftIommuUnit unit)
     /// <summary>IOMMU_CAP_DIRTY_TRACKING: HWPT_ALLOC takes DIRTY_TRACKING, and GET_HW_INFO says so.</summary>
     public abstract bool TracksDirty { get; }
 
+    /// <summary>Whether it makes page tables by flags at all; if not, every flag and all data are EOPNOTSUPP.</summary>
+    public virtual bool TakesFlags => true;
+
     /// <summary>
     /// What no mapping may touch while a device is attached, in the order in which the kernel reserves it, both ends
     /// included.
@@ -35,6 +38,7 @@ internal abstract class IommuDriver(SoftIommuUnit unit)
         SoftIommuKind.VtdScalable or SoftIommuKind.VtdLegacy or SoftIommuKind.VtdFirstStage => new VtdDriver(unit),
         SoftIommuKind.Amd => new AmdDriver(unit),
         SoftIommuKind.SmmuV3 => new SmmuDriver(unit),
+        SoftIommuKind.Virtio => new VirtioDriver(unit),
         SoftIommuKind.TestDomain => new TestDomainDriver(unit),
         _ => throw new ArgumentException($"IOMMU {unit.Name} is of the unknown kind {unit.Kind}.", nameof(unit)),
     };

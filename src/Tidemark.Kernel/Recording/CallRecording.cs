@@ -21,7 +21,7 @@ public sealed record RecordedCase(string Name, IReadOnlyList<RecordedStep> Steps
 ///   device 0000:00:08.0 /dev/vfio/devices/vfio0 /dev/vfio/3
 ///   skipped iommufd.hwpt.dirty.written A controller ...  a case that ran and is not here, and why
 ///   case iommufd.ioas.alloc.accepted
-///   write 0x7f3a80000000 01(7)                           what the program stored since the call before
+///   stored 0x7f3a80000000 01(7)                          what the program stored since the call before
 ///   ioctl 5 15233 in=0c(11) out=0c(7)01(3) = 0           a call: see RecordedCall
 ///   wrote 0x7f3a80000000 ff(7)                           what the kernel stored during it
 ///   end
@@ -61,7 +61,7 @@ public sealed record CallRecording(
             text.Append(CultureInfo.InvariantCulture, $"case {recorded.Name}\n");
             foreach (RecordedStep step in recorded.Steps)
             {
-                Append(text, "write", step.Stored);
+                Append(text, "stored", step.Stored);
                 text.Append(step.Call.ToLine()).Append('\n');
                 Append(text, "wrote", step.Written);
             }

@@ -91,7 +91,7 @@ internal sealed class RecordingReader(string text)
     {
         switch (word)
         {
-            case "write":
+            case "stored":
                 _stored.Add(Change(rest));
                 break;
             case "wrote":

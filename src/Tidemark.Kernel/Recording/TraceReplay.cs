@@ -7,7 +7,7 @@ namespace Tidemark.Kernel.Recording;
 /// <remarks>
 /// <code>
 ///   recorded step          here
-///   write ADDRESS BYTES    stored at the address that this process has instead; words that are addresses are moved
+///   stored ADDRESS BYTES   stored at the address that this process has instead; words that are addresses are moved
 ///   call                   the same call with descriptors, addresses and nodes of this process
 ///   = VALUE ERRNO          equal; a new descriptor or region is remembered under its recorded name
 ///   out=BYTES              equal, but for what is a descriptor or an address

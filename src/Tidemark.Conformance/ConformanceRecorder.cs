@@ -59,7 +59,7 @@ public sealed class ConformanceRecorder
     /// <summary>The devices as recordings name them; those that can not be used are left out.</summary>
     public static List<RecordedDevice> NodesOf(IReadOnlyList<DeviceProfile> devices) =>
         [.. devices.Where(device => device.Problem is null)
-            .Select(device => new RecordedDevice(device.Address, device.Node, "-"))];
+            .Select(device => new RecordedDevice(device.Address, device.Node, device.GroupNode ?? "-"))];
 
     private static List<T> Of<T>(Dictionary<string, List<T>> lists, string area)
     {

@@ -16,6 +16,8 @@ public sealed class DivergenceTests
 {
     private const ulong Iova = 0x1000_0000;
     private const ulong Page = 4096;
+    /// <summary>Above the window of interrupts.</summary>
+    private const ulong High = 1UL << 32;
     private const ulong LargePage = 2 << 20;
 
     /// <summary>Longer than the memory of any host that runs this, and than any limit of locked memory.</summary>
@@ -27,9 +29,9 @@ public sealed class DivergenceTests
         using var fixture = new IommufdFixture();
         (uint ioas, _, IBoundDevice device) = fixture.AttachTracking();
         ulong address = Anonymous(fixture.Kernel, Huge);
-        Assert.Equal(Errno.Success, fixture.Map(ioas, Iova, address, Huge));
+        Assert.Equal(Errno.Success, fixture.Map(ioas, High, address, Huge));
         Assert.Equal((long)(Huge / Page), fixture.Kernel.CountOpen().PinnedPages);
-        Assert.Equal(Errno.Success, fixture.Unmap(ioas, Iova, Huge));
+        Assert.Equal(Errno.Success, fixture.Unmap(ioas, High, Huge));
         Assert.True(fixture.Kernel.Munmap(address, Huge).Succeeded);
         device.Unbind();
     }
@@ -48,7 +50,7 @@ public sealed class DivergenceTests
         Assert.True(kernel.IoctlValue(
             container.Number, VfioRequests.SetIommu.Value, (ulong)VfioExtension.Type1V2).Succeeded);
         ulong address = Anonymous(kernel, Huge);
-        var map = VfioIommuType1DmaMap.Create(VfioDmaMapFlags.Read | VfioDmaMapFlags.Write, Iova, address, Huge);
+        var map = VfioIommuType1DmaMap.Create(VfioDmaMapFlags.Read | VfioDmaMapFlags.Write, High, address, Huge);
         Assert.Equal(Errno.Success, kernel.Ioctl(container, ref map).Errno);
         Assert.True(kernel.Munmap(address, Huge).Succeeded);
     }
@@ -124,9 +126,9 @@ public sealed class DivergenceTests
         { IsBackground = true, Name = "tidemark test unmapping" };
         other.Start();
         for (int round = 0; round < Rounds; round++)
-            Assert.Contains(fixture.Map(ioas, Iova, memory.Address.Value, LargePage), [Errno.Success, Errno.EEXIST]);
+            Assert.True(fixture.Map(ioas, Iova, memory.Address.Value, LargePage) is Errno.Success or Errno.EEXIST);
         other.Join();
-        Assert.All(unmapped, errno => Assert.Contains(errno, [Errno.Success, Errno.ENOENT]));
+        Assert.All(unmapped, errno => Assert.True(errno is Errno.Success or Errno.ENOENT, $"{errno}"));
         device.Unbind();
     }
 

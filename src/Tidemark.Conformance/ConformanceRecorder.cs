@@ -12,12 +12,15 @@ namespace Tidemark.Conformance;
 /// </remarks>
 public sealed class ConformanceRecorder
 {
+    /// <summary>LIMIT: calls of a case; one that fills the kernel's tables is too long to be kept as text.</summary>
+    private const int MostCalls = 2000;
+
     private readonly Dictionary<string, List<RecordedCase>> _cases = [];
     private readonly Dictionary<string, List<(string Case, string Reason)>> _skipped = [];
     private List<RecordedStep>? _steps;
 
     public ConformanceRecorder(IKernel kernel) =>
-        Kernel = RecordingKernel.WithMemory(kernel, step => _steps?.Add(step));
+        Kernel = RecordingKernel.WithMemory(kernel, Take);
 
     /// <summary>The kernel that the cases have to run on.</summary>
     public IKernel Kernel { get; }
@@ -37,7 +40,9 @@ public sealed class ConformanceRecorder
         _steps = null;
         if (result.Verdict != ConformanceVerdict.Passed)
             return;
-        if (result.Unrepeatable is string reason)
+        string? reason = result.Unrepeatable
+            ?? (steps.Count > MostCalls ? $"It makes more than {MostCalls} calls." : null);
+        if (reason is not null)
             Of(_skipped, result.Case.Area).Add((result.Case.Name, reason));
         else
             Of(_cases, result.Case.Area).Add(new RecordedCase(result.Case.Name, steps));
@@ -60,6 +65,12 @@ public sealed class ConformanceRecorder
     public static List<RecordedDevice> NodesOf(IReadOnlyList<DeviceProfile> devices) =>
         [.. devices.Where(device => device.Problem is null)
             .Select(device => new RecordedDevice(device.Address, device.Node, device.GroupNode ?? "-"))];
+
+    private void Take(RecordedStep step)
+    {
+        if (_steps is { Count: <= MostCalls } steps)
+            steps.Add(step);
+    }
 
     private static List<T> Of<T>(Dictionary<string, List<T>> lists, string area)
     {

@@ -25,7 +25,7 @@ internal sealed class ReplayCalls(IKernel kernel, ReplayNames names)
     {
         "open" => Open(call),
         "close" => Close(call),
-        "dup" => Descriptor(call, kernel.Dup(Fd(call))),
+        "dup" => Dup(call),
         "ioctl" => Ioctl(call, kind),
         "ioctl_value" => IoctlValue(call, kind),
         "read" or "pread" => Read(call),
@@ -67,11 +67,19 @@ internal sealed class ReplayCalls(IKernel kernel, ReplayNames names)
         return Descriptor(call, kernel.Open(path, (OpenFlags)call.Numbers[0]));
     }
 
+    private ReplayAnswer Dup(RecordedCall call)
+    {
+        int fd = Fd(call);
+        ReplayAnswer answer = Descriptor(call, kernel.Dup(fd));
+        return answer with { Call = answer.Call with { Numbers = [fd] } };
+    }
+
     private ReplayAnswer Close(RecordedCall call)
     {
-        SyscallResult result = kernel.Close(Fd(call));
+        int fd = Fd(call);
+        SyscallResult result = kernel.Close(fd);
         names.Unbind((int)call.Numbers[0]);
-        return Plain(call, result);
+        return Plain(call with { Numbers = [fd] }, result);
     }
 
     private ReplayAnswer Ioctl(RecordedCall call, TracedKind kind)
@@ -174,7 +182,8 @@ internal sealed class ReplayCalls(IKernel kernel, ReplayNames names)
             names.Map(recorded, RoundUp(length), Unsigned(result.Value));
         else if (result.Succeeded)
             kernel.Munmap(Unsigned(result.Value), length);
-        return new ReplayAnswer(call with { Result = result }, null, NamesResult: true);
+        var made = call with { Numbers = [.. call.Numbers.Take(3), fd, call.Numbers[4]], Result = result };
+        return new ReplayAnswer(made, null, NamesResult: true);
     }
 
     /// <summary>Anonymous memory as far from a border of 2 MiB as the recorded one.</summary>

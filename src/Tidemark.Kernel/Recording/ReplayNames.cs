@@ -77,14 +77,20 @@ internal sealed class ReplayNames(IReadOnlyList<RecordedDevice> recorded, IReadO
         return bytes;
     }
 
-    /// <summary>The name of a device, as VFIO_GROUP_GET_DEVICE_FD takes it: in place, where it is as long here.</summary>
+    /// <summary>
+    /// The name of a device, as VFIO_GROUP_GET_DEVICE_FD takes it, options behind it: in place, where it is as long here.
+    /// </summary>
     public void RenameDevice(Span<byte> name)
     {
-        string given = Encoding.ASCII.GetString(name[..(name.IndexOf((byte)0) is >= 0 and int end ? end : name.Length)]);
         for (int index = 0; index < Math.Min(recorded.Count, here.Count); index++)
         {
-            if (given == recorded[index].Address && given.Length == here[index].Address.Length)
-                Encoding.ASCII.GetBytes(here[index].Address, name);
+            byte[] from = Encoding.ASCII.GetBytes(recorded[index].Address);
+            byte[] to = Encoding.ASCII.GetBytes(here[index].Address);
+            if (from.Length == to.Length && name.StartsWith(from))
+            {
+                to.CopyTo(name);
+                return;
+            }
         }
     }
 

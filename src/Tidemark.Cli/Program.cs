@@ -33,6 +33,7 @@ internal static class Program
             MachineCommands.Stop(runner),
             CheckCommand.Create(runner),
             ConformCommand.Create(runner),
+            ReplayCommand.Create(runner),
             VersionCommand.Create(runner),
         };
         options.AddTo(root);

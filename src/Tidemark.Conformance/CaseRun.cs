@@ -74,6 +74,9 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
     /// <summary>The data stream that the case's calls go to.</summary>
     public KernelFd? Stream { get; set; }
 
+    /// <summary>Why the calls of this case are not the same each time; null: they are.</summary>
+    public string? Unrepeatable { get; set; }
+
     public T Own<T>(T thing)
         where T : IDisposable
     {

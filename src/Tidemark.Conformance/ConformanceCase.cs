@@ -41,7 +41,11 @@ public enum ConformanceVerdict
 
 /// <summary>A case that was run.</summary>
 /// <param name="Reason">One sentence; null when passed.</param>
-public sealed record ConformanceResult(ConformanceCase Case, ConformanceVerdict Verdict, string? Reason);
+public sealed record ConformanceResult(ConformanceCase Case, ConformanceVerdict Verdict, string? Reason)
+{
+    /// <summary>Why no two runs of it make the same calls and get the same answers; null when they do.</summary>
+    public string? Unrepeatable { get; init; }
+}
 
 /// <summary>A case that can not go on: the promise is broken, or the host lacks something.</summary>
 internal sealed class CaseEnded(ConformanceVerdict verdict, string reason) : Exception(reason)

@@ -14,10 +14,11 @@ public static class ConformanceSuite
     /// next one runs all the same.
     /// </summary>
     /// <param name="started">Called before each case.</param>
+    /// <param name="ended">Called after each case, when all that it opened is closed.</param>
     /// <exception cref="OperationCanceledException">Cancelled between two cases.</exception>
     public static IReadOnlyList<ConformanceResult> Run(
         ConformanceContext context, IEnumerable<ConformanceCase> cases, Action<ConformanceCase>? started = null,
-        CancellationToken cancellation = default)
+        Action<ConformanceResult>? ended = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(context);
         ArgumentNullException.ThrowIfNull(cases);
@@ -27,6 +28,7 @@ public static class ConformanceSuite
             cancellation.ThrowIfCancellationRequested();
             started?.Invoke(current);
             results.Add(RunOne(context, current));
+            ended?.Invoke(results[^1]);
         }
 
         return results;
@@ -39,7 +41,7 @@ public static class ConformanceSuite
             using var run = new CaseRun(context) { MayUseTestDevice = IsAboutIommufd(current) };
             current.Body(run);
             run.Holds(run.Checks != 0, "the case to check something");
-            return new ConformanceResult(current, ConformanceVerdict.Passed, null);
+            return new ConformanceResult(current, ConformanceVerdict.Passed, null) { Unrepeatable = run.Unrepeatable };
         }
         catch (CaseEnded ended)
         {

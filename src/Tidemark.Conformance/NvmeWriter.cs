@@ -46,6 +46,7 @@ internal sealed class NvmeWriter : IDeviceWriter
     public static NvmeWriter Start(
         CaseRun run, BoundDevice device, Func<ulong, Mapping, Errno> map, uint slot = 0)
     {
+        run.Unrepeatable = "A controller writes memory on its own while calls are made.";
         ulong queues = Queues + (slot * 0x10_0000);
         Mapping memory = run.CreateMemory(2);
         run.Answers(map(queues, memory), Errno.Success, "mapping a controller's queues");

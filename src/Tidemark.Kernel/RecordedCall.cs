@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 using Tidemark.Abi;
+using Tidemark.Kernel.Recording;
 
 namespace Tidemark.Kernel;
 
@@ -10,10 +11,11 @@ namespace Tidemark.Kernel;
 /// <code>
 ///   NAME NUMBER... [text=PERCENT-ENCODED] [in=HEX] [out=HEX] = VALUE [ERRNO-NUMBER]
 ///   open 524290 text=/dev/iommu = 5
-///   ioctl 5 15233 in=0c0000000000000000000000 out=0c0000000000000001000000 = 0
-///   ioctl 5 15296 in=00 out=00 = -1 25
+///   ioctl 5 15233 in=0c(11) out=0c(7)01(3) = 0
+///   ioctl 5 15296 in=00 out=in = -1 25
 /// </code>
-/// Numbers are decimal, signed 64-bit. The form is stable: recordings outlive releases.
+/// Numbers are decimal, signed 64-bit. In HEX a run of bytes is written as <c>(N)</c>, N zeros, or <c>(N:BB)</c>;
+/// <c>out=in</c> says that the bytes came back as they went. The form is stable: recordings outlive releases.
 /// </remarks>
 /// <param name="Name">The member's name in lower case, <c>ioctl_value</c> for an ioctl with a number.</param>
 /// <param name="Numbers">The numeric arguments, in the order of the member's parameters.</param>
@@ -23,6 +25,8 @@ namespace Tidemark.Kernel;
 public sealed record RecordedCall(
     string Name, IReadOnlyList<long> Numbers, string? Text, byte[]? In, byte[]? Out, SyscallResult Result)
 {
+    private const long HighestErrno = 4095;
+
     /// <summary>The line, without a line end.</summary>
     public string ToLine()
     {
@@ -32,9 +36,9 @@ public sealed record RecordedCall(
         if (Text is not null)
             line.Append(" text=").Append(Uri.EscapeDataString(Text).Replace("%2F", "/", StringComparison.Ordinal));
         if (In is not null)
-            line.Append(" in=").Append(Convert.ToHexStringLower(In));
+            line.Append(" in=").Append(RecordedBytes.ToText(In));
         if (Out is not null)
-            line.Append(" out=").Append(Convert.ToHexStringLower(Out));
+            line.Append(" out=").Append(In is not null && In.AsSpan().SequenceEqual(Out) ? "in" : RecordedBytes.ToText(Out));
         line.Append(CultureInfo.InvariantCulture, $" = {Result.Value}");
         if (!Result.Succeeded)
             line.Append(CultureInfo.InvariantCulture, $" {(int)Result.Errno}");
@@ -59,6 +63,8 @@ public sealed record RecordedCall(
                 text = Uri.UnescapeDataString(part["text=".Length..]);
             else if (part.StartsWith("in=", StringComparison.Ordinal))
                 given = Bytes(part["in=".Length..], line);
+            else if (part == "out=in")
+                returned = given?.ToArray() ?? throw NotACall(line);
             else if (part.StartsWith("out=", StringComparison.Ordinal))
                 returned = Bytes(part["out=".Length..], line);
             else
@@ -66,8 +72,10 @@ public sealed record RecordedCall(
         }
 
         long value = Number(parts[equals + 1], line);
-        var errno = (Errno)(parts.Length - equals == 3 ? Number(parts[equals + 2], line) : 0);
-        return new RecordedCall(parts[0], numbers, text, given, returned, new SyscallResult(value, errno));
+        long errno = parts.Length - equals == 3 ? Number(parts[equals + 2], line) : 0;
+        if (errno is < 0 or > HighestErrno)
+            throw NotACall(line);
+        return new RecordedCall(parts[0], numbers, text, given, returned, new SyscallResult(value, (Errno)errno));
     }
 
     private static long Number(string text, string line) =>
@@ -79,7 +87,7 @@ public sealed record RecordedCall(
     {
         try
         {
-            return Convert.FromHexString(hex);
+            return RecordedBytes.Parse(hex);
         }
         catch (FormatException)
         {

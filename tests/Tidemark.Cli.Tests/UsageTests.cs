@@ -92,7 +92,7 @@ public sealed partial class UsageTests
     public void Every_option_in_the_documents_exists()
     {
         using var scene = new Scene();
-        string[] commands = ["demo", "run", "receive", "migrate", "status", "cancel", "list", "stop", "check", "conform", "version"];
+        string[] commands = ["demo", "run", "receive", "migrate", "status", "cancel", "list", "stop", "check", "conform", "replay", "version"];
         string help = string.Concat(commands.Select(command => scene.Expect(0, command, "--help").Output));
         string[] documents = ["README.md", "docs/start.md", "docs/reference/cli.md", "docs/reference/json.md"];
         int count = 0;

@@ -25,6 +25,36 @@ internal static partial class DocumentRules
         }
     }
 
+    /// <summary>
+    /// docs/internals/divergences.md: a row for each FIDELITY comment of the soft kernel, by file, each naming a test.
+    /// </summary>
+    public static IEnumerable<string> FindUnlistedDivergences(
+        string document, IEnumerable<SourceFile> sources, IReadOnlySet<string> testNames)
+    {
+        const string Folder = "src/Tidemark.Kernel.Soft/";
+        var rows = document.Split('\n').Where(line => Divergence().IsMatch(line)).ToList();
+        var listed = rows.GroupBy(line => Divergence().Match(line).Groups[1].Value)
+            .ToDictionary(group => group.Key, group => group.Count());
+        foreach (SourceFile source in sources.Where(source => source.Path.StartsWith(Folder, StringComparison.Ordinal)))
+        {
+            string name = source.Path[Folder.Length..];
+            int comments = source.Text.Split("FIDELITY:").Length - 1;
+            listed.Remove(name, out int entries);
+            if (comments != entries)
+                yield return $"{name} has {comments} FIDELITY comments, and divergences.md {entries} entries for it.";
+        }
+
+        foreach (string stale in listed.Keys)
+            yield return $"divergences.md has an entry for {stale}, which does not exist.";
+        foreach (string line in document.Split('\n').Where(line => line.StartsWith("| ", StringComparison.Ordinal)))
+        {
+            var tests = TestName().Matches(line).Select(match => match.Groups[1].Value).ToList();
+            bool isHead = line.Contains("| test |", StringComparison.Ordinal) || line.StartsWith("| ---", StringComparison.Ordinal);
+            if (!isHead && !tests.Exists(testNames.Contains))
+                yield return $"An entry of divergences.md names no test that exists: {line}";
+        }
+    }
+
     public static IEnumerable<string> TestNamesIn(string source) => TestMethod().Matches(source).Select(match => match.Groups[1].Value);
 
     [GeneratedRegex(@"\]\(([^)\s]+)\)")]
@@ -35,6 +65,9 @@ internal static partial class DocumentRules
 
     [GeneratedRegex(@"`(\w+_\w+)`")]
     private static partial Regex TestName();
+
+    [GeneratedRegex(@"^\| `([\w./]+\.cs)` \|")]
+    private static partial Regex Divergence();
 
     [GeneratedRegex(@"public (?:async )?(?:void|Task) (\w+)\(")]
     private static partial Regex TestMethod();

@@ -89,6 +89,20 @@ public sealed class TidyTests
         Assert.Empty(DocumentRules.FindUntestedPromises(Repository.Read("SPECIFICATION.md"), tests));
     }
 
+    [Fact]
+    public void Every_divergence_of_the_soft_kernel_is_listed_and_names_a_test_that_exists()
+    {
+        var none = new HashSet<string>();
+        SourceFile[] source = [new("src/Tidemark.Kernel.Soft/A.cs", "// FIDELITY: otherwise")];
+        Assert.NotEmpty(DocumentRules.FindUnlistedDivergences("", source, none));
+        Assert.NotEmpty(DocumentRules.FindUnlistedDivergences("| `A.cs` | a | b | `Some_test` |", source, none));
+        Assert.NotEmpty(DocumentRules.FindUnlistedDivergences("| `B.cs` | a | b | `Some_test` |", [], new HashSet<string> { "Some_test" }));
+        Assert.Empty(DocumentRules.FindUnlistedDivergences("| `A.cs` | a | b | `Some_test` |", source, new HashSet<string> { "Some_test" }));
+        var tests = Repository.Sources("tests").SelectMany(file => DocumentRules.TestNamesIn(file.Text)).ToHashSet();
+        Assert.Empty(DocumentRules.FindUnlistedDivergences(
+            Repository.Read("docs/internals/divergences.md"), Repository.Sources("src"), tests));
+    }
+
     private static IEnumerable<string> Documents() =>
         Directory.EnumerateFiles(Repository.Root, "*.md")
             .Concat(Directory.EnumerateFiles(Path.Combine(Repository.Root, "docs"), "*.md", SearchOption.AllDirectories))

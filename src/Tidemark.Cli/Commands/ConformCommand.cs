@@ -30,13 +30,18 @@ internal static class ConformCommand
             HelpName = "FILE",
         };
         Option<string?> profile = Profile();
+        var record = new Option<string?>("--record")
+        {
+            Description = "Write the calls of every case that passes, a file an area, into this folder, which has the name of the profile; `tidemark replay` makes them on another kernel.",
+            HelpName = "FOLDER",
+        };
         Option<string?> trace = SharedOptions.Trace();
         Option<bool> json = SharedOptions.Json();
         var command = new Command(
             "conform",
             "Check, case by case, whether this kernel keeps the promises of iommufd and VFIO.\n\nUses objects of its own and the devices named with --device, and nothing else. The soft kernel without --device gets a host of its own with a device of every kind.\nExit code 0 no case failed, 1 some did, 3 the kernel has no iommufd.")
         {
-            kernel, profile, device, filter, against, trace, json,
+            kernel, profile, device, filter, against, record, trace, json,
         };
         runner.Attach(command, (parsed, terminal, cancellation) =>
         {
@@ -50,10 +55,20 @@ internal static class ConformCommand
                 || candidate.Area.Contains(wanted, StringComparison.OrdinalIgnoreCase))];
             if (cases.Count == 0)
                 throw new CommandFailure($"No case has \"{wanted}\" in its name or area.", ExitCode.Usage);
-            ConformanceContext context = ConformanceContext.Create(host.Kernel, host.Sysfs, host.Devices);
+            string? recordings = parsed.GetValue(record);
+            ConformanceRecorder? recorder = recordings is null ? null : new ConformanceRecorder(host.Kernel);
+            ConformanceContext context =
+                ConformanceContext.Create(recorder?.Kernel ?? host.Kernel, host.Sysfs, host.Devices);
             foreach (DeviceProfile profile in context.Devices.Where(profile => profile.Problem is not null))
                 terminal.Note($"{profile.Address} can not be used: {profile.Problem}");
-            IReadOnlyList<ConformanceResult> results = Run(context, cases, terminal, cancellation);
+            IReadOnlyList<ConformanceResult> results = Run(context, cases, recorder, terminal, cancellation);
+            if (recorder is not null)
+            {
+                RecordingFiles.Write(
+                    recordings!, recorder.ToRecordings(RecordingFiles.ProfileOf(recordings!), context.Devices));
+                terminal.Note($"{recorder.CaseCount} cases recorded in {recordings}, {recorder.SkippedCount} are different each time");
+            }
+
             ConformanceComparison? comparison =
                 other is null ? null : ConformanceComparison.Of(results, other.Cases);
             if (parsed.GetValue(json))
@@ -79,7 +94,7 @@ internal static class ConformCommand
         return command;
     }
 
-    private static Option<string?> Profile()
+    internal static Option<string?> Profile()
     {
         string names = string.Join(
             "; ", ConformProfiles.All.Select(profile => $"{profile.Name}: {profile.Summary}"));
@@ -91,7 +106,7 @@ internal static class ConformCommand
     }
 
     /// <exception cref="CommandFailure">There is no such profile, or the kernel is not the soft one.</exception>
-    private static ConformProfile? FindProfile(string? name, string? kernel)
+    internal static ConformProfile? FindProfile(string? name, string? kernel)
     {
         if (name is null)
             return null;
@@ -103,7 +118,8 @@ internal static class ConformCommand
     }
 
     private static IReadOnlyList<ConformanceResult> Run(
-        ConformanceContext context, List<ConformanceCase> cases, Terminal terminal, CancellationToken cancellation)
+        ConformanceContext context, List<ConformanceCase> cases, ConformanceRecorder? recorder, Terminal terminal,
+        CancellationToken cancellation)
     {
         long began = Stopwatch.GetTimestamp();
         int number = 0;
@@ -111,12 +127,13 @@ internal static class ConformCommand
             context, cases,
             started =>
             {
+                recorder?.Start(started);
                 number++;
                 terminal.Detail(started.Name);
                 if (Stopwatch.GetElapsedTime(began) > ProgressAfter)
                     terminal.Progress($"{number}/{cases.Count} {started.Name}");
             },
-            cancellation);
+            ended => recorder?.End(ended), cancellation);
         terminal.EndProgress();
         return results;
     }

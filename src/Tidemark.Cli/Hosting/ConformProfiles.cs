@@ -73,10 +73,10 @@ internal static class ConformProfiles
         };
     }
 
-    /// <summary>Two controllers, each alone in its group.</summary>
+    /// <summary>Three controllers, each alone in its group.</summary>
     private static SoftHost Behind(SoftDisk disk, SoftIommuKind kind, bool tracks) => new(
         [new SoftIommuUnit(Unit) { Kind = kind, DirtyTracking = tracks }],
-        [PlainNvme(disk, 1, Unit), PlainNvme(disk, 2, Unit)]);
+        [PlainNvme(disk, 1, Unit), PlainNvme(disk, 2, Unit), PlainNvme(disk, 3, Unit)]);
 
     private static SoftNvme PlainNvme(SoftDisk disk, int bus, string? unit) =>
         Nvme(disk, bus, unit) with { Migration = false, P2P = false, PreCopy = false };

@@ -43,11 +43,11 @@ public sealed class IommuDriverTests
     }
 
     [Theory]
-    [InlineData(SoftIommuKind.VtdLegacy, 48, 0x00D2_008C_222F_0606ul, 0xF0_0F4Aul)]
-    [InlineData(SoftIommuKind.VtdScalable, 48, 0x00D2_008C_222F_0606ul, 0x4800_80F0_0F4Aul)]
-    [InlineData(SoftIommuKind.VtdFirstStage, 48, 0x01D2_008C_222F_0606ul, 0x8998_00F0_0F4Aul)]
-    [InlineData(SoftIommuKind.VtdScalable, 39, 0x00D2_008C_2226_0206ul, 0x4800_80F0_0F4Aul)]
-    [InlineData(SoftIommuKind.VtdScalable, 57, 0x00D2_008C_2238_0E06ul, 0x4800_80F0_0F4Aul)]
+    [InlineData(SoftIommuKind.VtdLegacy, 48, 0x80D2_008C_222F_0606ul, 0xF0_0F4Aul)]
+    [InlineData(SoftIommuKind.VtdScalable, 48, 0x80D2_008C_222F_0606ul, 0x4800_80F0_0F4Aul)]
+    [InlineData(SoftIommuKind.VtdFirstStage, 48, 0x81D2_008C_222F_0606ul, 0x8998_00F0_0F4Aul)]
+    [InlineData(SoftIommuKind.VtdScalable, 39, 0x80D2_008C_2226_0206ul, 0x4800_80F0_0F4Aul)]
+    [InlineData(SoftIommuKind.VtdScalable, 57, 0x80D2_008C_2238_0E06ul, 0x4800_80F0_0F4Aul)]
     public void Vtds_registers_are_those_of_QEMU(
         SoftIommuKind kind, int width, ulong capability, ulong extendedCapability)
     {

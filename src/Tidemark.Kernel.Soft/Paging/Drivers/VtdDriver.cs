@@ -24,6 +24,7 @@ internal sealed class VtdDriver : IommuDriver
     private const ulong CapDrain = 0b11UL << 54;
     private const ulong CapFirstStage1G = 1UL << 56;
     private const ulong CapFirstStage5Level = 1UL << 60;
+    private const ulong CapRootPointerFlush = 1UL << 63;
 
     private const ulong EcapQueuedInvalidation = 1UL << 1;
     private const ulong EcapInterruptRemapping = 1UL << 3;
@@ -62,7 +63,10 @@ internal sealed class VtdDriver : IommuDriver
 
     public override IommuHwInfoType InfoType => IommuHwInfoType.IntelVtd;
 
-    /// <summary>CAP: the widths up to its own, and what QEMU has beside them.</summary>
+    /// <summary>
+    /// CAP: the widths up to its own, and what QEMU has beside them. QEMU 11.1 tracks nothing and flushes when its root
+    /// table changes; the older one that is made to track does not say so.
+    /// </summary>
     public ulong CapabilityRegister
     {
         get
@@ -73,7 +77,7 @@ internal sealed class VtdDriver : IommuDriver
             ulong firstStage = _hasFirstStage
                 ? CapFirstStage1G | (Unit.AddressWidth > 48 ? CapFirstStage5Level : 0) : 0;
             return CapDomains | widths | (ulong)(Unit.AddressWidth - 1) << 16 | CapFaultRegisters | CapSuperPages
-                | CapPageSelective | CapAddressMask | CapDrain | firstStage;
+                | CapPageSelective | CapAddressMask | CapDrain | firstStage | (TracksDirty ? 0 : CapRootPointerFlush);
         }
     }
 

@@ -1,4 +1,3 @@
-using Tidemark.Abi;
 using Tidemark.Kernel.Linux;
 using Tidemark.Kernel.Recording;
 

@@ -64,10 +64,10 @@ public sealed class ReplayTests
     [Theory]
     [InlineData("", "Line 1 of the recording is malformed")]
     [InlineData("tidemark recording 1\nkernel soft 1\nprofile bogus\n", "There is no profile \"bogus\"")]
-    [InlineData("tidemark recording 1\nkernel soft 1\nprofile none\ncase a\n", "the file ends inside the case a")]
-    [InlineData("tidemark recording 1\nkernel soft 1\nprofile none\ncase a\nopen 0 text=/etc/passwd = 3\nend\n",
+    [InlineData("tidemark recording 1\nkernel soft 1\nprofile mock\ncase a\n", "the file ends inside the case a")]
+    [InlineData("tidemark recording 1\nkernel soft 1\nprofile mock\ncase a\nopen 0 text=/etc/passwd = 3\nend\n",
         "only device nodes")]
-    [InlineData("tidemark recording 1\nkernel soft 1\nprofile none\ndevice a b c\n", "was recorded with 1 devices")]
+    [InlineData("tidemark recording 1\nkernel soft 1\nprofile mock\ndevice a b c\n", "was recorded with 1 devices")]
     public void A_file_that_can_not_be_replayed_is_told(string text, string message)
     {
         using var scene = new Scene();

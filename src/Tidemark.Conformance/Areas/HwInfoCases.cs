@@ -22,7 +22,9 @@ internal static class HwInfoCases
             new("ioas-as-device", "device", Errno.ENOENT, (run, ref argument) => argument.DevId = run.Ioas),
             new("unknown-type", "type", Errno.EOPNOTSUPP, (run, ref argument) =>
             {
-                if (run.Device.Profile.IommuType == IommuHwInfoType.None)
+                IommuHwInfo info = IommuHwInfo.Create(run.Device.Id);
+                run.Answers(ref info, Errno.Success);
+                if (info.OutDataType == IommuHwInfoType.None)
                     throw NotApplicable($"The IOMMU of {run.Device.Profile.Address} tells nothing of itself.");
                 argument.Flags = IommuHwInfoFlags.InputType;
                 argument.OutDataType = (IommuHwInfoType)0xDEAD;

@@ -19,7 +19,9 @@ internal enum PageTableLayout
 /// <summary>What a page table is to be like. Chosen by a driver for a unit and the flags of HWPT_ALLOC.</summary>
 /// <param name="FirstIova">Lowest address of the aperture.</param>
 /// <param name="LastIova">Highest address of the aperture.</param>
-/// <param name="PageSizes">A bit for each size of leaf that may be used: bit 12 is 4 KiB.</param>
+/// <param name="PageSizes">
+/// A bit for each size of leaf that may be used, as far as the layout has it: bit 12 is 4 KiB.
+/// </param>
 internal sealed record PageTableFormat(PageTableLayout Layout, ulong FirstIova, ulong LastIova, ulong PageSizes)
 {
     private const ulong Page4K = 1UL << 12;
@@ -62,6 +64,10 @@ internal sealed record PageTableFormat(PageTableLayout Layout, ulong FirstIova, 
         {
             AddressWidth = 64, DirtyTracking = dirtyTracking, ForceCoherent = true,
         };
+
+    /// <summary>virtio-iommu: of every size, for it has mappings and no leaves.</summary>
+    public static PageTableFormat Virtio() =>
+        new(PageTableLayout.VtdSecondStage, 0, Last(39), ~(Page4K - 1)) { AddressWidth = 39 };
 
     public static PageTableFormat SmmuV3Stage1(bool dirtyTracking) =>
         new(PageTableLayout.SmmuV3Stage1, 0, Last(48), Page4K | Page2M | Page1G) { DirtyTracking = dirtyTracking };

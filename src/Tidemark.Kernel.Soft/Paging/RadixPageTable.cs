@@ -22,6 +22,7 @@ internal sealed partial class RadixPageTable<TEntry> : IoPageTable
 
     private readonly PhysicalMemory _physical;
     private readonly int _highestLevel;
+    private readonly ulong _leafSizes;
     private readonly LeafAttributes _attributes;
 
     /// <summary>The physical address of the root, and its level in the low bits.</summary>
@@ -34,6 +35,7 @@ internal sealed partial class RadixPageTable<TEntry> : IoPageTable
     {
         _physical = physical;
         _highestLevel = (format.AddressWidth - TEntry.GranuleShift + IndexBits - 1) / IndexBits - 1;
+        _leafSizes = format.PageSizes & TEntry.LeafSizes;
         _attributes = (format.DirtyTracking ? LeafAttributes.Tracked : LeafAttributes.None)
             | (format.ForceCoherent ? LeafAttributes.Snoop : LeafAttributes.None);
         bool grows = format.Layout is PageTableLayout.AmdV1 or PageTableLayout.NoIommu;
@@ -204,7 +206,7 @@ internal sealed partial class RadixPageTable<TEntry> : IoPageTable
     {
         int largest = Math.Min(limit, BitOperations.Log2(byteLength));
         largest = Math.Min(largest, BitOperations.TrailingZeroCount(addresses));
-        ulong sizes = Format.PageSizes & (ulong.MaxValue >> (63 - largest));
+        ulong sizes = _leafSizes & (ulong.MaxValue >> (63 - largest));
         return sizes == 0 ? 0 : BitOperations.Log2(sizes);
     }
 

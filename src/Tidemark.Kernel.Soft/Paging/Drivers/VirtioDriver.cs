@@ -9,8 +9,6 @@ namespace Tidemark.Kernel.Soft.Paging;
 /// <remarks>FIDELITY: the device keeps a list of mappings and no tables; here they are VT-d's second stage.</remarks>
 internal sealed class VirtioDriver(SoftIommuUnit unit) : IommuDriver(unit)
 {
-    private const int AddressWidth = 39;
-
     public override bool TracksDirty => false;
 
     public override bool TakesFlags => false;
@@ -23,7 +21,7 @@ internal sealed class VirtioDriver(SoftIommuUnit unit) : IommuDriver(unit)
     {
         if (flags != 0 || hasData)
             return Refuse(out format);
-        format = PageTableFormat.VtdSecondStage(AddressWidth, dirtyTracking: false);
+        format = PageTableFormat.Virtio();
         return Errno.Success;
     }
 

@@ -20,6 +20,8 @@ internal readonly struct AmdV1 : IEntryFormat
 {
     public static int GranuleShift => 12;
 
+    public static ulong LeafSizes => ulong.MaxValue;
+
     public static bool HasReplicas => true;
 
     public static bool SwitchesTracking => true;
@@ -56,6 +58,8 @@ internal readonly struct AmdV1 : IEntryFormat
 internal readonly struct AmdV1TwoKibibyte : IEntryFormat
 {
     public static int GranuleShift => 11;
+
+    public static ulong LeafSizes => ulong.MaxValue;
 
     public static bool HasReplicas => true;
 

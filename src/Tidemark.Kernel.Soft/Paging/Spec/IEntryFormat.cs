@@ -25,6 +25,9 @@ internal interface IEntryFormat
     /// <summary>log2 of the bytes that a level 0 entry covers.</summary>
     static abstract int GranuleShift { get; }
 
+    /// <summary>A bit for each size that a leaf can have.</summary>
+    static abstract ulong LeafSizes { get; }
+
     /// <summary>Whether leaves can be replicas.</summary>
     static abstract bool HasReplicas { get; }
 

@@ -33,6 +33,8 @@ internal readonly struct SmmuV3Stage1 : IEntryFormat
 
     public static int GranuleShift => 12;
 
+    public static ulong LeafSizes => 1UL << 12 | 1UL << 21 | 1UL << 30;
+
     public static bool HasReplicas => false;
 
     public static bool SwitchesTracking => false;

@@ -22,6 +22,8 @@ internal readonly struct VtdSecondStage : IEntryFormat
 
     public static int GranuleShift => 12;
 
+    public static ulong LeafSizes => 1UL << 12 | 1UL << 21 | 1UL << 30;
+
     public static bool HasReplicas => false;
 
     public static bool SwitchesTracking => true;

@@ -99,6 +99,23 @@ public sealed class IommuDriverTests
     }
 
     [Fact]
+    public void The_paravirtual_IOMMU_keeps_its_mappings_in_tables()
+    {
+        IommuDriver driver = Driver(SoftIommuKind.Virtio, tracks: true);
+        PageTableFormat format = Choose(driver, None);
+        Assert.Equal((PageTableLayout.VtdSecondStage, 0x7F_FFFF_FFFFul), (format.Layout, format.LastIova));
+        // Every size is told, though a table has three.
+        Assert.Equal(~0xFFFul, format.PageSizes);
+        using var physical = new PhysicalMemory(new Tidemark.Kernel.Linux.LinuxKernel());
+        using IoPageTable table = IoPageTable.TryCreate(physical, format)!;
+        Assert.Equal(Errno.Success, table.Map(0, 0, 4 << 20, read: true, write: true, largeLeaves: true));
+        Assert.True(table.TryFind(0, out _, out ulong leaf));
+        Assert.Equal(2ul << 20, leaf);
+        Assert.Equal(0, driver.CopyInfo(stackalloc byte[IommuDriver.LargestInfo]));
+        Assert.False(driver.Accepts(format, Driver(SoftIommuKind.Virtio, tracks: true)));
+    }
+
+    [Fact]
     public void Apertures_and_reserved_regions_are_those_of_Linux()
     {
         Assert.Equal(0xFFFF_FFFF_FFFFul, Choose(Driver(SoftIommuKind.VtdLegacy, false), None).LastIova);

@@ -225,6 +225,7 @@ internal static class IntxCases
         NvmeWriter writer = NvmeWriter.Start(run, device, run.Ioas);
         // What is taken off the queue before the processor looks would be no interrupt at all.
         writer.Acknowledges = false;
+        run.Own(new Release(writer));
         return writer;
     }
 
@@ -263,5 +264,24 @@ internal static class IntxCases
             BinaryPrimitives.WriteUInt32LittleEndian(argument.AsSpan(word * 4), words[word]);
         BinaryPrimitives.WriteInt32LittleEndian(argument.AsSpan(20), fd);
         return run.Kernel.Ioctl(run.Device.File.Number, VfioRequests.DeviceSetIrqs.Value, argument).Errno;
+    }
+
+    /// <summary>
+    /// The pin is let go before the device is closed: a level that outlives its handler leaves some interrupt
+    /// controllers (QEMU's behind interrupt remapping) deaf for the next one.
+    /// </summary>
+    private sealed class Release(NvmeWriter writer) : IDisposable
+    {
+        public void Dispose()
+        {
+            try
+            {
+                writer.Acknowledge();
+            }
+            catch (CaseEnded)
+            {
+                // The device does not answer; what else the case owns is given back all the same.
+            }
+        }
     }
 }

@@ -24,11 +24,14 @@ SCRIPT
     return $status
 }
 
-# Areas in which one host says what another says too are kept once, with the richest host.
+# Areas in which one host says what another says too are kept once.
 lab_thin() { # FOLDER
     local area
     for area in destroy dispatch hwpt ioas-copy ioas-map ioas-unmap ioas options vfio-bind vfio-feature vfio-info vfio-irq attach; do
-        [ ! -e "$1/vtd-dirty/$area.txt" ] || rm -f "$1"/{mtty,legacy}/"$area.txt"
+        [ ! -e "$1/vtd-dirty/$area.txt" ] && [ ! -e "$1/mock/$area.txt" ] || rm -f "$1"/{mtty,legacy}/"$area.txt"
     done
-    rm -f "$1"/vtd-dirty/{legacy-*,mdev,mtty,migration-*,precopy-info}.txt
+    rm -f "$1"/vtd-dirty/{legacy-*,mdev,mtty,migration-*,precopy-info}.txt "$1"/{mock,mtty}/legacy-*.txt
+    for area in destroy dispatch ioas-copy options; do
+        [ ! -e "$1/mock/$area.txt" ] || rm -f "$1/vtd-dirty/$area.txt"
+    done
 }

@@ -92,6 +92,9 @@ public static class ConformanceSuite
         MigrationStateCases.AddTo(cases);
         MigrationStreamCases.AddTo(cases);
         DmaLoggingCases.AddTo(cases);
+        IoeventfdCases.AddTo(cases);
+        IntxCases.AddTo(cases);
+        VfioPciCases.AddTo(cases);
         NoIommuCases.AddTo(cases);
         MttyDeviceCases.AddTo(cases);
         MttyInterruptCases.AddTo(cases);

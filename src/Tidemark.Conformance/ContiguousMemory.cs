@@ -30,6 +30,7 @@ internal sealed class ContiguousMemory
     /// <param name="need">A tracked writer.</param>
     public static ContiguousMemory Create(CaseRun run, DeviceNeed need)
     {
+        run.Unrepeatable = "The leaves are those of the physical pages that the host happened to have.";
         TrackedMemory tracked = TrackedMemory.Create(run, hugePages: true, map: () => { }, need: need);
         foreach (ContiguousMemory candidate in Candidates(run, tracked))
         {

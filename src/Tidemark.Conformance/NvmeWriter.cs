@@ -63,6 +63,15 @@ internal sealed class NvmeWriter : IDeviceWriter
         return writer;
     }
 
+    /// <summary>
+    /// Whether completions are taken off the queue at once. Without that the controller holds its interrupt pin, and
+    /// there is room for 15.
+    /// </summary>
+    public bool Acknowledges { get; set; } = true;
+
+    /// <summary>Takes all completions off the queue.</summary>
+    public void Acknowledge() => Register(0x1004, _head);
+
     /// <summary>Writes 4096 bytes at a page-aligned IOVA; returns when they have landed.</summary>
     public void Write(ulong iova)
     {
@@ -80,7 +89,8 @@ internal sealed class NvmeWriter : IDeviceWriter
             throw CaseRun.Broken($"The controller could not write to 0x{iova:x}: status 0x{Word(completion) >> 17:x}.");
         _head = (_head + 1) % Entries;
         _phase ^= _head == 0 ? 1u : 0u;
-        Register(0x1004, _head);
+        if (Acknowledges)
+            Acknowledge();
     }
 
     private uint Word(ulong offset)

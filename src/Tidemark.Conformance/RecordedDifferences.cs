@@ -1,3 +1,5 @@
+using Tidemark.Kernel.Recording;
+
 namespace Tidemark.Conformance;
 
 /// <summary>
@@ -9,20 +11,20 @@ namespace Tidemark.Conformance;
 /// </remarks>
 public static class RecordedDifferences
 {
-    /// <summary>Beginnings of names, with the reason.</summary>
-    private static readonly (string Prefix, string Reason)[] s_known =
+    /// <summary>The request that answers otherwise, beginnings of the cases' names, and the reason.</summary>
+    private static readonly (string Request, string Prefix, string Reason)[] s_known =
     [
-        ("vfio.info.", Reset),
-        ("vfio.bind.duplicate-keeps-bound", Reset),
-        ("iommufd.destroy.context-outlives-its-descriptor", Reset),
-        ("legacy.device.info", Reset),
-        ("legacy.group.get-device-fd.twice", Reset),
-        ("legacy.group.iommufd.opens-devices", Reset),
-        ("legacy.group.iommufd.unset-with-device-open", Reset),
-        ("legacy.device.", Regions),
-        ("vfio.region-info.", Regions),
-        ("vfio.region.", Regions),
-        ("vfio.irq-info.", Interrupts),
+        ("VFIO_DEVICE_GET_INFO", "vfio.info.", Reset),
+        ("VFIO_DEVICE_GET_INFO", "vfio.bind.duplicate-keeps-bound", Reset),
+        ("VFIO_DEVICE_GET_INFO", "iommufd.destroy.context-outlives-its-descriptor", Reset),
+        ("VFIO_DEVICE_GET_INFO", "legacy.device.info", Reset),
+        ("VFIO_DEVICE_GET_INFO", "legacy.group.get-device-fd.twice", Reset),
+        ("VFIO_DEVICE_GET_INFO", "legacy.group.iommufd.", Reset),
+        ("VFIO_DEVICE_GET_REGION_INFO", "legacy.device.", Regions),
+        ("VFIO_DEVICE_GET_REGION_INFO", "vfio.region-info.", Regions),
+        ("VFIO_DEVICE_GET_REGION_INFO", "vfio.region.", Regions),
+        ("VFIO_DEVICE_GET_IRQ_INFO", "vfio.irq-info.accepted", Interrupts),
+        ("VFIO_DEVICE_GET_IRQ_INFO", "vfio.irq-info.msix.", Interrupts),
     ];
 
     private const string Reset = "The lab's controllers but the last can not be reset; the soft ones can.";
@@ -30,18 +32,22 @@ public static class RecordedDifferences
     private const string Regions =
         "The lab's controllers are PCI Express with 16 KiB of registers; the soft ones are conventional PCI with 32 KiB.";
 
-    private const string Interrupts = "The lab's controllers have INTx and 65 vectors; the soft ones have 17 vectors only.";
+    private const string Interrupts = "The lab's controllers have 65 MSI-X vectors; the soft ones have 17.";
 
     /// <summary>Every reason.</summary>
     public static IReadOnlyList<string> Reasons { get; } = [Reset, Regions, Interrupts];
 
-    /// <summary>Why a case may be answered differently, or null: it must not.</summary>
-    public static string? Find(string name)
+    /// <summary>Why a case may be answered differently at this call, or null: it must not.</summary>
+    public static string? Find(ReplayMismatch mismatch)
     {
-        foreach ((string prefix, string reason) in s_known)
+        ArgumentNullException.ThrowIfNull(mismatch);
+        foreach ((string request, string prefix, string reason) in s_known)
         {
-            if (name.StartsWith(prefix, StringComparison.Ordinal))
+            if (mismatch.Case.StartsWith(prefix, StringComparison.Ordinal)
+                && mismatch.Recorded.Contains($", {request},", StringComparison.Ordinal))
+            {
                 return reason;
+            }
         }
 
         return null;

@@ -49,6 +49,10 @@ public static class NvmePci
     public const int CapabilitiesOffset = 0x34;
 
     public const int InterruptLineOffset = 0x3c;
+
+    public const int InterruptPinOffset = 0x3d;
+
+    public const byte InterruptPinA = 1;
 }
 
 /// <summary>The MSI-X capability and its table. PCI Local Bus Specification 3.0 section 6.8.2.</summary>

@@ -131,6 +131,18 @@ public sealed class RecordingTests
         Assert.Throws<FormatException>(() => new TraceReplay(new LinuxKernel(), recording, []).Play(recording.Cases[0]));
     }
 
+    [Theory]
+    [InlineData("eventfd 0 0 = 5\nread 5 8 out=01(7) = 8\n")]
+    [InlineData("eventfd 0 0 = 5\nread 5 8 out= = -1 22\n")]
+    [InlineData("eventfd 0 0 = 5\ndup 5 = 6\nread 6 8 out= = 0\n")]
+    [InlineData("eventfd 0 0 = 5\npoll -1 5 1 1 = 1\n")]
+    public void A_call_that_would_wait_for_ever_is_a_difference(string calls)
+    {
+        CallRecording recording = CallRecording.Parse(
+            $"tidemark recording 1\nkernel soft 1\nprofile x\ncase a\n{calls}end\n");
+        Assert.NotNull(new TraceReplay(new LinuxKernel(), recording, []).Play(recording.Cases[0]));
+    }
+
     private static CallRecording Record()
     {
         var steps = new List<RecordedStep>();

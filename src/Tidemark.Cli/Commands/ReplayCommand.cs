@@ -50,7 +50,7 @@ internal static class ReplayCommand
             }
 
             Show(terminal, results, parsed.GetValue(json));
-            return results.Any(result => result.Mismatch is not null && Known(result.Case) is null)
+            return results.Any(result => result.Mismatch is not null && Known(result.Mismatch) is null)
                 ? ExitCode.Failed : ExitCode.Done;
         });
         return command;
@@ -85,7 +85,8 @@ internal static class ReplayCommand
         }
     }
 
-    private static string? Known(string name) => RecordedDifferences.Find(name);
+    private static string? Known(ReplayMismatch? mismatch) =>
+        mismatch is null ? null : RecordedDifferences.Find(mismatch);
 
     private static void Show(
         Terminal terminal, List<(string File, string Case, ReplayMismatch? Mismatch)> results, bool json)
@@ -104,7 +105,7 @@ internal static class ReplayCommand
                     ["call"] = result.Mismatch?.Step,
                     ["recorded"] = result.Mismatch?.Recorded,
                     ["answered"] = result.Mismatch?.Answered,
-                    ["known"] = result.Mismatch is null ? null : Known(result.Case),
+                    ["known"] = Known(result.Mismatch),
                 })]),
             }.ToJsonString());
             return;
@@ -114,7 +115,7 @@ internal static class ReplayCommand
         {
             if (mismatch is null)
                 continue;
-            string? known = Known(name);
+            string? known = Known(mismatch);
             terminal.Result($"{(known is null ? terminal.Bad("different") : "listed difference")} {terminal.Bold(name)} ({file}), call {mismatch.Step}");
             terminal.Result($"  recorded: {mismatch.Recorded}");
             terminal.Result($"  answered: {mismatch.Answered}");
@@ -122,7 +123,7 @@ internal static class ReplayCommand
                 terminal.Result($"  {known}");
         }
 
-        int listed = results.Count(result => result.Mismatch is not null && Known(result.Case) is not null);
+        int listed = results.Count(result => Known(result.Mismatch) is not null);
         int different = results.Count(result => result.Mismatch is not null) - listed;
         string summary =
             $"{results.Count - different - listed} cases answered equally, {different} differently, {listed} differently as listed";

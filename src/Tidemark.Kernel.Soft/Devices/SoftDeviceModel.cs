@@ -33,6 +33,21 @@ internal abstract class SoftDeviceModel : IDisposable
     /// </summary>
     public abstract void SetInterrupt(uint vector, Action? raise);
 
+    /// <summary>Where the MSI-X table lies: the BAR, and its bytes in it.</summary>
+    public abstract (uint Bar, ulong Offset, ulong ByteLength) MsixTable { get; }
+
+    /// <summary>Whether the function has an interrupt pin.</summary>
+    public abstract bool HasIntx { get; }
+
+    /// <summary>The pin is held: something waits for its driver.</summary>
+    public abstract bool IsIntxAsserted { get; }
+
+    /// <summary>
+    /// Uses the pin instead of MSI-X, and sets what it does when it is held; null: MSI-X again. The action is quick and
+    /// may be called from the model's thread, again and again while the pin is held.
+    /// </summary>
+    public abstract void SetIntx(Action? assert);
+
     /// <summary>
     /// Function-level reset: registers to their initial values, in-flight commands forgotten, Running.
     /// </summary>

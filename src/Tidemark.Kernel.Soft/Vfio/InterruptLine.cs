@@ -21,6 +21,20 @@ internal sealed class InterruptLine(IKernel host)
         }
     }
 
+    /// <summary>A duplicate of a caller's eventfd. EBADF: not open; EINVAL: not an eventfd.</summary>
+    public static Errno Duplicate(IKernel host, int eventfd, out KernelFd? duplicate)
+    {
+        duplicate = null;
+        // A write of no bytes tells an eventfd, which refuses it, from files, pipes and sockets, which do not.
+        Errno probe = host.Write(eventfd, []).Errno;
+        if (probe != Errno.EINVAL)
+            return probe == Errno.EBADF ? Errno.EBADF : Errno.EINVAL;
+        SyscallResult made = host.Dup(eventfd);
+        if (made.Succeeded)
+            duplicate = new KernelFd(host, (int)made.Value);
+        return made.Errno;
+    }
+
     /// <summary>
     /// Signals a duplicate of the caller's eventfd from now on; -1: nothing. On failure (EBADF: not open; EINVAL: not
     /// an eventfd) the line is as before.
@@ -28,17 +42,9 @@ internal sealed class InterruptLine(IKernel host)
     public Errno Set(int eventfd)
     {
         KernelFd? next = null;
-        if (eventfd >= 0)
-        {
-            // A write of no bytes tells an eventfd, which refuses it, from files, pipes and sockets, which do not.
-            Errno probe = host.Write(eventfd, []).Errno;
-            if (probe != Errno.EINVAL)
-                return probe == Errno.EBADF ? Errno.EBADF : Errno.EINVAL;
-            SyscallResult duplicate = host.Dup(eventfd);
-            if (!duplicate.Succeeded)
-                return duplicate.Errno;
-            next = new KernelFd(host, (int)duplicate.Value);
-        }
+        Errno errno = eventfd < 0 ? Errno.Success : Duplicate(host, eventfd, out next);
+        if (errno != Errno.Success)
+            return errno;
 
         lock (_gate)
         {

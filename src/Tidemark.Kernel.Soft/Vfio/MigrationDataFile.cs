@@ -36,7 +36,8 @@ internal abstract class MigrationDataFile(Lock gate) : SoftFile
 
 /// <summary>
 /// The stream of a saving session: read only. While the device is in PRE_COPY: the initial state, then whatever
-/// changed; ENOMSG when there is nothing now. In STOP_COPY: what is left and the final state, then the end.
+/// changed, which counts as initial again (REINIT) for a caller of MIG_PRECOPY_INFOv2; ENOMSG when there is nothing
+/// now. In STOP_COPY: what is left and the final state, then the end.
 /// </summary>
 internal sealed class SavingDataFile(MigrationStateMachine machine, SoftDeviceModel model, Lock gate, byte[] initial)
     : MigrationDataFile(gate)
@@ -45,6 +46,8 @@ internal sealed class SavingDataFile(MigrationStateMachine machine, SoftDeviceMo
     private int _initialRead;
     private byte[] _changed = [];
     private int _changedRead;
+    private bool _changedIsInitial;
+    private bool _reinitUntold;
     private byte[] _final = [];
     private int _finalRead;
     private bool _finished;
@@ -96,8 +99,12 @@ internal sealed class SavingDataFile(MigrationStateMachine machine, SoftDeviceMo
             if (Disabled)
                 return SyscallResult.Fail(Errno.ENODEV);
             Refill();
-            info.InitialBytes = (ulong)(_initial.Length - _initialRead);
-            info.DirtyBytes = (ulong)(_changed.Length - _changedRead);
+            ulong changed = (ulong)(_changed.Length - _changedRead);
+            info.InitialBytes = (ulong)(_initial.Length - _initialRead) + (_changedIsInitial ? changed : 0);
+            info.DirtyBytes = _changedIsInitial ? 0 : changed;
+            if (_reinitUntold)
+                info.Flags |= VfioPrecopyInfoFlags.Reinit;
+            _reinitUntold = false;
         }
 
         VfioArgument.Write(argument, info, (int)VfioPrecopyInfo.MinimumSize);
@@ -130,6 +137,9 @@ internal sealed class SavingDataFile(MigrationStateMachine machine, SoftDeviceMo
             return;
         _changed = model.SaveChanged();
         _changedRead = 0;
+        // What changes before the end is how the device is set up: for a caller who knows of it, a new beginning.
+        _changedIsInitial = machine.PrecopyInfoHasFlags;
+        _reinitUntold |= _changedIsInitial && _changed.Length > 0;
     }
 }
 

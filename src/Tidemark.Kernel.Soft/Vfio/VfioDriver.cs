@@ -7,13 +7,18 @@ namespace Tidemark.Kernel.Soft.Vfio;
 /// A VFIO driver's side of an open device, from its open to its last close: what VFIO's core asks of it. Calls come from
 /// any thread; a driver takes its device's gate where it needs it.
 /// </summary>
-internal abstract class VfioDriver
+internal abstract class VfioDriver : IDisposable
 {
     /// <summary>The migration states; null: the device does not have them.</summary>
     public abstract IVfioMigration? Migration { get; }
 
     /// <summary>The device's record of its own DMA; null: it keeps none.</summary>
     public abstract IVfioDmaLog? Log { get; }
+
+    /// <summary>A request begins: the device must not sleep.</summary>
+    public virtual void Resume()
+    {
+    }
 
     /// <summary>Every request that the core does not answer itself. ENOTTY: unknown.</summary>
     public abstract Errno Ioctl(uint request, Span<byte> argument);
@@ -31,7 +36,7 @@ internal abstract class VfioDriver
     public abstract SyscallResult ResolveMmap(ulong byteLength, ulong offset, out int hostFd, out ulong hostOffset);
 
     /// <summary>The last close. Under the gate.</summary>
-    public abstract void Close();
+    public abstract void Dispose();
 }
 
 /// <summary>A device's migration states, as a driver offers them. All but <see cref="Flags"/> under the gate.</summary>

@@ -6,19 +6,21 @@ using static Tidemark.Abi.VfioIrqSetFlags;
 namespace Tidemark.Kernel.Soft.Vfio;
 
 /// <summary>
-/// The interrupts of an open device: MSI-X, and the two that its driver has for itself (errors, request to let go),
+/// The interrupts of an open device: the pin or MSI-X, and the two that its driver has for itself (errors, request to let go),
 /// which here nobody raises but DATA_NONE and DATA_BOOL. Calls are made under the device's gate.
 /// </summary>
 internal sealed class VfioInterrupts
 {
     private readonly SoftDeviceModel _model;
+    private readonly VfioIntx _intx;
     private readonly InterruptLine[] _vectors;
     private readonly InterruptLine _error;
     private readonly InterruptLine _request;
     private bool _msixEnabled;
 
-    public VfioInterrupts(SoftDeviceModel model, IKernel host)
+    public VfioInterrupts(SoftDeviceModel model, IKernel host, EventfdWatcher watcher)
     {
+        _intx = new VfioIntx(model, host, watcher);
         _model = model;
         _vectors = new InterruptLine[model.MsixVectors];
         for (int vector = 0; vector < _vectors.Length; vector++)
@@ -62,6 +64,9 @@ internal sealed class VfioInterrupts
         VfioIrqSetFlags action = set.Flags & ActionTypeMask;
         return ((VfioPciIrqIndex)set.Index, action) switch
         {
+            (VfioPciIrqIndex.Intx, ActionMask) => _intx.Mask(set, data),
+            (VfioPciIrqIndex.Intx, ActionUnmask) => _intx.Unmask(set, data),
+            (VfioPciIrqIndex.Intx, ActionTrigger) => _intx.Trigger(set, data, othersInUse: _msixEnabled),
             (VfioPciIrqIndex.Msix, ActionTrigger) => TriggerMsix(set, data),
             (VfioPciIrqIndex.Err, ActionTrigger) => TriggerOwn(_error, set, data),
             (VfioPciIrqIndex.Req, ActionTrigger) => TriggerOwn(_request, set, data),
@@ -73,6 +78,7 @@ internal sealed class VfioInterrupts
     public void DisableAll()
     {
         DisableMsix();
+        _intx.Disable();
         _error.Set(-1);
         _request.Set(-1);
     }
@@ -80,6 +86,7 @@ internal sealed class VfioInterrupts
     /// <summary>The model was reset: what its vectors signal outlives that, as a driver restores it.</summary>
     public void Restore()
     {
+        _intx.Restore();
         for (uint vector = 0; vector < _vectors.Length; vector++)
         {
             if (_vectors[vector].IsSet)
@@ -116,6 +123,7 @@ internal sealed class VfioInterrupts
 
     private uint LineCount(uint index) => (VfioPciIrqIndex)index switch
     {
+        VfioPciIrqIndex.Intx => _model.HasIntx ? 1u : 0,
         VfioPciIrqIndex.Msix => (uint)_vectors.Length,
         VfioPciIrqIndex.Err or VfioPciIrqIndex.Req => 1,
         _ => 0,
@@ -124,6 +132,8 @@ internal sealed class VfioInterrupts
     private Errno TriggerMsix(VfioIrqSet set, ReadOnlySpan<byte> data)
     {
         VfioIrqSetFlags kind = set.Flags & DataTypeMask;
+        if (_intx.IsEnabled)
+            return Errno.EINVAL;
         if (kind == DataEventfd)
             return SetVectors(set, data);
         // ORDER: also disabling what is not enabled is EINVAL.

@@ -33,6 +33,7 @@ internal sealed class VfioOpenDevice
     /// <summary>Value: 0, or the descriptor that a feature made.</summary>
     public SyscallResult Ioctl(uint request, Span<byte> argument)
     {
+        _driver.Resume();
         if (request == VfioRequests.DeviceFeature.Value)
             return _features.Handle(argument);
         Errno errno;
@@ -58,7 +59,7 @@ internal sealed class VfioOpenDevice
     /// <summary>The last close: the driver lets go, and the device is out of the iommufd. Under the gate.</summary>
     public void Close()
     {
-        _driver.Close();
+        _driver.Dispose();
         if (_driver.Migration is { } migration)
             migration.PrecopyInfoHasFlags = false;
         _bound.Detach();

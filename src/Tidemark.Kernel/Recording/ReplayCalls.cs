@@ -14,9 +14,12 @@ internal readonly record struct ReplayAnswer(RecordedCall Call, byte[]? Expected
 internal sealed class ReplayCalls(IKernel kernel, ReplayNames names)
 {
     /// <summary>LIMIT: how long a call that waits may wait, in milliseconds.</summary>
-    private const int LongestWait = 5000;
+    private const int LongestWait = 2000;
 
     private const ulong Border = 2 << 20;
+
+    /// <summary>Recorded descriptors on which a read can wait for ever.</summary>
+    private readonly HashSet<int> _counters = [];
 
     private static readonly string[] Nodes = ["/dev/iommu", "/dev/null", "/dev/userfaultfd"];
 
@@ -36,11 +39,11 @@ internal sealed class ReplayCalls(IKernel kernel, ReplayNames names)
         "madvise" => Plain(call, kernel.Madvise(
             Own(call, call.Numbers[0]), Unsigned(call.Numbers[1]), (MemoryAdvice)call.Numbers[2])),
         "poll" => Poll(call),
-        "eventfd" => Descriptor(call, kernel.Eventfd((uint)call.Numbers[0], (EventfdFlags)call.Numbers[1])),
+        "eventfd" => Counter(call, kernel.Eventfd((uint)call.Numbers[0], (EventfdFlags)call.Numbers[1])),
         "memfd_create" => Descriptor(call, kernel.MemfdCreate(call.Text!, (MemfdFlags)call.Numbers[0])),
         "ftruncate" => Plain(call, kernel.Ftruncate(Fd(call), Unsigned(call.Numbers[1]))),
         "fsync" => Plain(call, kernel.Fsync(Fd(call))),
-        "userfaultfd" => Descriptor(call, kernel.Userfaultfd((uint)call.Numbers[0])),
+        "userfaultfd" => Counter(call, kernel.Userfaultfd((uint)call.Numbers[0])),
         _ => throw new FormatException($"There is no call {call.Name}."),
     };
 
@@ -58,6 +61,13 @@ internal sealed class ReplayCalls(IKernel kernel, ReplayNames names)
         return new ReplayAnswer(call with { Result = result }, null, NamesResult: true);
     }
 
+    private ReplayAnswer Counter(RecordedCall call, SyscallResult result)
+    {
+        if (call.Result is { Succeeded: true, Value: >= 0 and <= int.MaxValue })
+            _counters.Add((int)call.Result.Value);
+        return Descriptor(call, result);
+    }
+
     private ReplayAnswer Open(RecordedCall call)
     {
         string path = names.Path(call.Text!);
@@ -70,7 +80,9 @@ internal sealed class ReplayCalls(IKernel kernel, ReplayNames names)
     private ReplayAnswer Dup(RecordedCall call)
     {
         int fd = Fd(call);
-        ReplayAnswer answer = Descriptor(call, kernel.Dup(fd));
+        SyscallResult duplicate = kernel.Dup(fd);
+        ReplayAnswer answer = _counters.Contains((int)call.Numbers[0])
+            ? Counter(call, duplicate) : Descriptor(call, duplicate);
         return answer with { Call = answer.Call with { Numbers = [fd] } };
     }
 
@@ -161,7 +173,8 @@ internal sealed class ReplayCalls(IKernel kernel, ReplayNames names)
         {
             // What had something to read there may have nothing here: the replay must not wait for ever.
             Span<PollDescriptor> ready = [new PollDescriptor(fd, PollEvents.In, PollEvents.None)];
-            bool waits = call.Result.Succeeded && kernel.Poll(ready, LongestWait).Value == 0;
+            bool waits = _counters.Contains((int)call.Numbers[0])
+                && kernel.Poll(ready, call.Result.Succeeded ? LongestWait : 0).Value == 0;
             result = waits ? SyscallResult.Fail(Errno.EAGAIN) : kernel.Read(fd, buffer);
         }
 

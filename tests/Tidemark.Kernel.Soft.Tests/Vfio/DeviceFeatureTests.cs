@@ -124,8 +124,15 @@ public sealed class DeviceFeatureTests
         Assert.Equal(Errno.EINVAL, WithWakeup(-1));
         Assert.Equal(Errno.EBADF, WithWakeup(9999));
         Assert.Equal(Errno.EINVAL, WithWakeup(fixture.Host.HostKernel.NewFile()));
-        Assert.Equal(Errno.Success, WithWakeup(fixture.Host.HostKernel.NewEventfd()));
+        int wakeup = fixture.Host.HostKernel.NewEventfd();
+        Assert.Equal(Errno.Success, WithWakeup(wakeup));
+        // The caller's file and eventfd, and the driver's duplicate, until the next call wakes the device.
+        Assert.Equal(3, fixture.Host.HostKernel.OpenCount);
+        Assert.Equal(0UL, fixture.Host.HostKernel.Counter(wakeup));
+        Assert.Equal(Errno.Success, fixture.Feature(VfioDeviceFeatureIndex.LowPowerEntry, Set));
+        Assert.Equal(1UL, fixture.Host.HostKernel.Counter(wakeup));
         Assert.Equal(2, fixture.Host.HostKernel.OpenCount);
+        Assert.True(fixture.File.Pread(new byte[4], 0).Succeeded);
 
         Errno WithWakeup(int eventfd) => fixture.Feature(
             VfioDeviceFeatureIndex.LowPowerEntryWithWakeup, Set, DeviceFixture.Words((uint)eventfd, 0));

@@ -43,6 +43,19 @@ internal sealed class FakeDeviceModel : SoftDeviceModel
 
     public override uint MsixVectors => Vectors;
 
+    public override (uint Bar, ulong Offset, ulong ByteLength) MsixTable => (0, 0x1000, 0x40);
+
+    public override bool HasIntx => Intx is not null;
+
+    public override bool IsIntxAsserted => Intx == true;
+
+    /// <summary>Whether the pin is held; null: there is none.</summary>
+    public bool? Intx { get; set; }
+
+    public Action? AssertIntx { get; private set; }
+
+    public override void SetIntx(Action? assert) => AssertIntx = assert;
+
     public override ulong FinalStateSize => 0x123;
 
     public override ulong MaximumStateSize => 64;

@@ -242,6 +242,35 @@ public sealed class MigrationDataTests
         Assert.Equal(0u, DeviceFixture.Word(info, 4));
     }
 
+    [Fact]
+    public void A_new_set_up_is_initial_again_for_who_asked_for_version_2()
+    {
+        var fixture = new DeviceFixture();
+        fixture.Feature(VfioDeviceFeatureIndex.MigPrecopyInfoV2, VfioDeviceFeatureFlags.Set);
+        SoftFile stream = fixture.Stream(PreCopy);
+        Assert.Equal((7UL, 0UL, 0u), Told());
+        Read(stream, 7);
+        Assert.Equal((0UL, 0UL, 0u), Told());
+        fixture.Model.Changes.Enqueue(new byte[30]);
+        Assert.Equal((30UL, 0UL, 1u), Told());
+        // Told once; what it told of counts down.
+        Assert.Equal((30UL, 0UL, 0u), Told());
+        Read(stream, 29);
+        Assert.Equal((1UL, 0UL, 0u), Told());
+        fixture.Model.Changes.Enqueue(new byte[5]);
+        Read(stream, 1);
+        // Found by a read, and told by the next question all the same.
+        Read(stream, 2);
+        Assert.Equal((3UL, 0UL, 1u), Told());
+
+        (ulong Initial, ulong Dirty, uint Flags) Told()
+        {
+            byte[] info = DeviceFixture.Words(24, 0xFFFF, 0, 0, 0, 0);
+            Assert.Equal(Errno.Success, stream.Ioctl(VfioRequests.MigGetPrecopyInfo.Value, info).Errno);
+            return (DeviceFixture.Long(info, 8), DeviceFixture.Long(info, 16), DeviceFixture.Word(info, 4));
+        }
+    }
+
     private static string Read(SoftFile stream, int count)
     {
         var buffer = new byte[count];

@@ -97,7 +97,7 @@ internal sealed class MttyDriver(MttyDevice device) : VfioDriver
     }
 
     /// <summary>Registers and the migration state stay as they are.</summary>
-    public override void Close()
+    public override void Dispose()
     {
         device.Migration.EndSessions();
         device.Interrupts.DisableAll();

@@ -253,8 +253,39 @@ internal sealed partial class NvmeController
             return;
         _port.Drain();
         _unpushed = false;
-        for (uint vectors = _interrupts; vectors != 0; vectors &= vectors - 1)
-            _msix.Raise((uint)BitOperations.TrailingZeroCount(vectors));
+        uint raised = _interrupts;
         _interrupts = 0;
+        if (_intx is not null)
+        {
+            AssertPin();
+            return;
+        }
+
+        for (uint vectors = raised; vectors != 0; vectors &= vectors - 1)
+            _msix.Raise((uint)BitOperations.TrailingZeroCount(vectors));
+    }
+
+    /// <summary>Tells whoever uses the pin that it is held. Its masking is the host's.</summary>
+    private void AssertPin()
+    {
+        if (_intx is not null && HoldsPin())
+            _intx();
+    }
+
+    /// <summary>
+    /// The pin is held as long as a queue with interrupts has completions that its driver has not taken.
+    /// LIMIT: INTMS and INTMC are ignored.
+    /// </summary>
+    private bool HoldsPin()
+    {
+        if (_config.InterruptDisable)
+            return false;
+        foreach (NvmeCompletionQueue? queue in _completionQueues)
+        {
+            if (queue is { InterruptsEnabled: true, Halted: false } && queue.Head != queue.Tail)
+                return true;
+        }
+
+        return false;
     }
 }

@@ -42,6 +42,7 @@ internal sealed partial class NvmeController : SoftDeviceModel
     private volatile bool _stopping;
     private int _asleep;
     private int _gateWanted;
+    private Action? _intx;
     private bool _reloadDisk;
     private bool _flushFailed;
     private bool _disposed;
@@ -99,6 +100,23 @@ internal sealed partial class NvmeController : SoftDeviceModel
 
     public override uint MsixVectors => NvmeLimits.Vectors;
 
+    public override (uint Bar, ulong Offset, ulong ByteLength) MsixTable =>
+        (BarRegion, NvmeBar.MsixTable, (ulong)_msix.TableByteLength);
+
+    public override bool HasIntx => true;
+
+    public override bool IsIntxAsserted
+    {
+        get
+        {
+            using Lock.Scope held = EnterGate();
+            // A doorbell that was rung is as good as taken.
+            if (_state == RunState.Running && _ready && !_fatal)
+                TakeDoorbells();
+            return HoldsPin();
+        }
+    }
+
     public override void SetInterrupt(uint vector, Action? raise)
     {
         if (vector >= NvmeLimits.Vectors)
@@ -107,6 +125,14 @@ internal sealed partial class NvmeController : SoftDeviceModel
         _msix.SetAction(vector, raise);
         if (_state == RunState.Running)
             _msix.RaisePending();
+    }
+
+    public override void SetIntx(Action? assert)
+    {
+        using Lock.Scope held = EnterGate();
+        _intx = assert;
+        if (_state == RunState.Running)
+            AssertPin();
     }
 
     public override void Reset()
@@ -134,6 +160,7 @@ internal sealed partial class NvmeController : SoftDeviceModel
             _reloadDisk = false;
             _state = RunState.Running;
             _msix.RaisePending();
+            AssertPin();
         }
 
         _wake.Set();

@@ -35,6 +35,11 @@ internal sealed class NvmePciConfig
     /// <summary>The BARs answer.</summary>
     public bool MemoryEnabled => (_bytes[NvmePci.CommandOffset] & NvmePci.CommandMemory) != 0;
 
+    /// <summary>The function may not hold its interrupt pin.</summary>
+    public bool InterruptDisable =>
+        (BinaryPrimitives.ReadUInt16LittleEndian(_bytes.AsSpan(NvmePci.CommandOffset))
+            & NvmePci.CommandInterruptDisable) != 0;
+
     /// <summary>The function may start DMA.</summary>
     public bool BusMaster => (_bytes[NvmePci.CommandOffset] & NvmePci.CommandBusMaster) != 0;
 
@@ -52,6 +57,7 @@ internal sealed class NvmePciConfig
         BinaryPrimitives.WriteUInt16LittleEndian(bytes[NvmePci.SubsystemOffset..], NvmePci.SoftVendorId);
         BinaryPrimitives.WriteUInt16LittleEndian(bytes[(NvmePci.SubsystemOffset + 2)..], NvmePci.SoftDeviceId);
         bytes[NvmePci.CapabilitiesOffset] = MsixOffset;
+        bytes[NvmePci.InterruptPinOffset] = NvmePci.InterruptPinA;
         Span<byte> msix = bytes[MsixOffset..];
         msix[0] = MsixCapability.Id;
         BinaryPrimitives.WriteUInt16LittleEndian(msix[MsixCapability.ControlOffset..], (ushort)(_vectors - 1));

@@ -8,7 +8,6 @@ set -euo pipefail
 export LC_ALL=C
 
 version='7.3.4-1~bpo13+1'
-suite=trixie-backports
 series=7.3
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -19,6 +18,7 @@ headers=(linux/iommufd.h linux/vfio.h linux/userfaultfd.h linux/fs.h asm-generic
 
 fail() { echo "abi: $1; $2" >&2; exit "${3:-1}"; }
 needs() { command -v "$1" >/dev/null || fail "there is no $1 here" "install it ($2), or run this on a Debian machine"; }
+. "$root/eng/debian.sh"
 
 check=
 case "$#:${1:-}" in
@@ -32,34 +32,11 @@ needs gcc 'package gcc'
 fetch() {
     needs apt-get 'Debian and its derivatives have it'
     needs dpkg-deb 'package dpkg'
-    local apt=$cache/apt mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg signed=
-    mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | grep -m1 -E '/debian/?$' || true)}
-    mirror=${mirror:-http://deb.debian.org/debian}
-    [ ! -e "$keyring" ] || signed="[signed-by=$keyring] "
-
-    mkdir -p "$apt"/{lists/partial,archives/partial,preferences.d}
-    : >"$apt/status"
-    echo "deb $signed$mirror $suite main" >"$apt/sources.list"
-    cat >"$apt/apt.conf" <<CONF
-Dir::Etc::SourceList "$apt/sources.list";
-Dir::Etc::SourceParts "-";
-Dir::Etc::Preferences "-";
-Dir::Etc::PreferencesParts "$apt/preferences.d";
-Dir::State "$apt";
-Dir::State::Lists "$apt/lists";
-Dir::State::Status "$apt/status";
-Dir::Cache "$apt";
-APT::Sandbox::User "root";
-APT::Update::Error-Mode "any";
-Acquire::Languages "none";
-Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
-CONF
-    APT_CONFIG=$apt/apt.conf apt-get -qq update >"$apt/log" 2>&1 ||
-        fail "apt can not read $suite from $mirror ($(grep -m1 '^[WE]:' "$apt/log" || echo 'no message'))" \
-             "check the network and the keyring $keyring, or set MIRROR to a Debian mirror"
-    (cd "$cache" && APT_CONFIG=$apt/apt.conf apt-get -qq download "linux-libc-dev=$version") >"$apt/log" 2>&1 ||
-        fail "$mirror no longer has linux-libc-dev $version in $suite" \
-             "set version in eng/abi.sh to one of: $(APT_CONFIG=$apt/apt.conf apt-cache madison linux-libc-dev |
+    mkdir -p "$cache"
+    debian_open
+    (cd "$cache" && debian_apt apt-get -qq download "linux-libc-dev=$version") >"$cache/apt/log" 2>&1 ||
+        fail "the mirror no longer has linux-libc-dev $version" \
+             "set version in eng/abi.sh to one of: $(debian_apt apt-cache madison linux-libc-dev |
                  awk -F'|' '{ gsub(/ /, "", $2); printf "%s ", $2 }')"
     rm -rf "$package.part"
     dpkg-deb -x "$cache/linux-libc-dev_${version}"_*.deb "$package.part" ||

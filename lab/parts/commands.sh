@@ -117,6 +117,7 @@ lab_tests() {
     mkdir -p "$root/artifacts/lab"
     lab_program
     folder=$(lab_folder tests)
+    cp -r "$root/docs" "$folder/docs" # tests compare them with the program
     for test in $linux_side; do
         say "building the tests of $test for the guest"
         lab_publish "$root/tests/Tidemark.$test.Tests" "$folder/$test" >"$root/artifacts/lab/build.log" 2>&1 ||

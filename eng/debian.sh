@@ -1,4 +1,5 @@
-# Sourced by lab/run: packages of newer Debian releases, fetched and unpacked below the cache, never installed.
+# Sourced by lab/run and eng/abi.sh: packages of newer Debian releases, fetched and unpacked below $cache, never
+# installed. The sourcing script brings say MESSAGE and fail CAUSE REMEDY.
 #
 # The apt here has its own lists and an empty status file, so that it believes nothing is installed and brings each
 # package with all it needs, down to libc. It reads the mirror that the machine's own apt uses, or $MIRROR.

@@ -17,7 +17,7 @@ public readonly record struct HwptAllocation(Hwpt? Hwpt, Errno Refusal);
 /// it records which pages they wrote.
 /// </summary>
 /// <remarks>Dirty members are for one caller at a time.</remarks>
-public sealed class Hwpt : IDisposable
+public sealed class Hwpt : IDirtyTable, IDisposable
 {
     private bool _disposed;
 
@@ -38,7 +38,9 @@ public sealed class Hwpt : IDisposable
     /// <summary>Whether dirty bits can be had; then only devices whose IOMMU can set them may attach.</summary>
     public bool HasDirtyTracking => (Flags & IommuHwptAllocFlags.DirtyTracking) != 0;
 
-    /// <summary>Whether tracking was switched on (and not off since) through this object.</summary>
+    public string Name => $"HWPT {Id}";
+
+    /// <inheritdoc/>
     public bool IsTracking { get; private set; }
 
     private Iommufd Iommufd => Ioas.Iommufd;
@@ -66,12 +68,8 @@ public sealed class Hwpt : IDisposable
         return new HwptAllocation(new Hwpt(ioas, argument.OutHwptId, flags), Errno.Success);
     }
 
-    /// <summary>
-    /// Switches tracking on or off. Switching on what is on does nothing: the kernel would throw the dirty bits away.
-    /// A failing switch-off counts as off and never leads to another switch-on.
-    /// </summary>
-    /// <exception cref="KernelException">The kernel refused; tracking is off as far as this object is
-    /// concerned.</exception>
+    /// <inheritdoc/>
+    /// <remarks>Switching on twice would make the kernel throw dirty bits away.</remarks>
     public void SetDirtyTracking(bool on)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
@@ -85,12 +83,7 @@ public sealed class Hwpt : IDisposable
         IsTracking = on;
     }
 
-    /// <summary>
-    /// Reads and clears the dirty bits of one mapping and adds them to <paramref name="pages"/> by guest page number.
-    /// </summary>
-    /// <param name="area">A whole mapping of the address space, of guest memory.</param>
-    /// <exception cref="KernelException">A read failed; bits taken before it are in
-    /// <paramref name="pages"/>.</exception>
+    /// <inheritdoc/>
     public void HarvestDirty(MappedArea area, DirtyBuffer buffer, PageBitmap pages) =>
         ReadDirty(area, buffer, pages, IommuHwptGetDirtyBitmapFlags.None);
 
@@ -108,7 +101,7 @@ public sealed class Hwpt : IDisposable
         Iommufd.Destroy(Id);
     }
 
-    public override string ToString() => $"HWPT {Id}";
+    public override string ToString() => Name;
 
     private void ReadDirty(
         MappedArea area, DirtyBuffer buffer, PageBitmap pages, IommuHwptGetDirtyBitmapFlags flags)

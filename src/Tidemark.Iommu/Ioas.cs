@@ -93,6 +93,32 @@ public sealed class Ioas : IDisposable
     }
 
     /// <summary>
+    /// Makes every mapping of another address space of the same iommufd here too: same IOVAs, same access, the same
+    /// pinned pages. No memory is looked up again, so it works also when this process no longer maps it.
+    /// </summary>
+    /// <exception cref="KernelException">The kernel refused one; the lower ones are here, it and the higher ones are
+    /// not.</exception>
+    public void CopyFrom(Ioas source)
+    {
+        ArgumentNullException.ThrowIfNull(source);
+        IReadOnlyList<MappedArea> areas = source.Areas;
+        lock (_gate)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            foreach (MappedArea area in areas)
+            {
+                // One call for each mapping: a call over several would join what must be queried one by one.
+                IommuIoasCopy argument = IommuIoasCopy.Create(
+                    Id, area.Range.First.Value, source.Id, area.Range.First.Value, area.Range.ByteLength,
+                    ToFlags(area.Access));
+                Kernel.Ioctl(Iommufd.Fd, ref argument)
+                    .ThrowIfFailed($"Copying {area} from IOAS {source.Id} to IOAS {Id}");
+                Remember(area);
+            }
+        }
+    }
+
+    /// <summary>
     /// Unmaps every mapping inside the range, lowest first. Dirty bits of what is unmapped are lost: harvest before.
     /// </summary>
     /// <returns>Bytes unmapped; 0 when nothing was mapped there.</returns>

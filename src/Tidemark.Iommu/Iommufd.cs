@@ -9,6 +9,9 @@ namespace Tidemark.Iommu;
 /// </summary>
 public sealed class Iommufd : IDisposable
 {
+    /// <summary>The device node of the kernel's iommufd.</summary>
+    public const string DefaultPath = "/dev/iommu";
+
     private int _failedDestroyCount;
 
     private Iommufd(KernelFd fd)
@@ -29,7 +32,7 @@ public sealed class Iommufd : IDisposable
 
     /// <summary>Opens the iommufd device node.</summary>
     /// <exception cref="KernelException">It is not there or may not be opened; the remedy says which.</exception>
-    public static Iommufd Open(IKernel kernel, string path = "/dev/iommu")
+    public static Iommufd Open(IKernel kernel, string path = DefaultPath)
     {
         ArgumentNullException.ThrowIfNull(kernel);
         SyscallResult result = kernel.Open(path, OpenFlags.ReadWrite | OpenFlags.CloseOnExec);

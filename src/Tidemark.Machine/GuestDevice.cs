@@ -4,6 +4,7 @@ using Tidemark.Machine.Assignment;
 using Tidemark.Machine.Description;
 using Tidemark.Machine.Handover;
 using Tidemark.Machine.Nvme;
+using Tidemark.Machine.Viommu;
 using Tidemark.Memory;
 using Tidemark.Vfio;
 
@@ -18,33 +19,48 @@ public sealed class GuestDevice : IDisposable
 {
     private const uint QueueEntries = 64;
 
-    private readonly VfioNvmeHardware _hardware;
-    private readonly NvmeDriver _driver;
+    private readonly VfioNvmeHardware? _hardware;
+    private readonly NvmeDriver? _driver;
+    private readonly NvmeWorkload? _workload;
     private readonly FileExpectedContent? _expected;
 
-    /// <exception cref="KernelException">The device is no NVMe controller that can be driven, or its disk is too
-    /// small.</exception>
+    /// <exception cref="KernelException">The device does not answer, or its disk is too small.</exception>
     /// <exception cref="IOException">The disk's file can not be read.</exception>
     internal GuestDevice(
         DeviceDescription description, AssignedDevice assigned, GuestMemory memory,
-        (GuestPhysicalAddress Start, ulong ByteLength) arena, SoftDeviceDescription? disk, int seed)
+        (GuestPhysicalAddress Start, ulong ByteLength) arena, SoftDeviceDescription? disk, int seed,
+        GuestIommuEndpoint? endpoint)
     {
         Assigned = assigned;
         HostAddress = description.Host;
+        string? lack = HandoverChoice.FindNvmeLack(assigned.Device);
+        if (lack is not null)
+        {
+            // It is moved all the same; there is only nobody here who would make it work.
+            assigned.ChooseHandover(description.Handover, lack);
+            return;
+        }
+
         if (disk is not null)
             DiskBytes = CheckDisk(description, disk);
-
+        IGuestDma? dma = description.Viommu == DeviceTranslation.Translated ? new StrictDma(endpoint!) : null;
         ulong queueBytes = NvmeDriver.RequiredArenaBytes(QueueEntries);
         _hardware = new VfioNvmeHardware(assigned.Device);
         _driver = new NvmeDriver(
-            _hardware, memory, assigned.Device.Kernel, new NvmeDriverOptions(arena.Start, queueBytes) { QueueEntries = QueueEntries });
+            _hardware, memory, assigned.Device.Kernel, new NvmeDriverOptions(arena.Start, queueBytes)
+            {
+                QueueEntries = QueueEntries,
+                Dma = dma,
+                ArenaBusAddress = StrictDma.QueueStart,
+            });
         // A real disk's content is known only through its controller: what was read once must be read again.
         _expected = disk is null ? null : new FileExpectedContent(disk.Disk);
-        Workload = new NvmeWorkload(
+        _workload = new NvmeWorkload(
             _driver, memory, _expected,
             new NvmeWorkloadOptions(
                 description.Name, new GuestPhysicalAddress(arena.Start.Value + queueBytes), arena.ByteLength - queueBytes)
             {
+                Dma = dma,
                 Depth = description.QueueDepth,
                 BlockBytes = (int)description.BlockBytes,
                 RateLimit = description.ReadBytesPerSecond,
@@ -53,7 +69,7 @@ public sealed class GuestDevice : IDisposable
                 WritePercent = disk?.Mode == DiskMode.Overlay ? 10 : 0,
                 DiskMatch = description.SameDisk,
             });
-        assigned.ChooseHandover(description.Handover, HandoverChoice.FindNvmeLack(assigned.Device), Workload);
+        assigned.ChooseHandover(description.Handover, driverLack: null, _workload);
     }
 
     public string Name => Assigned.Name;
@@ -67,54 +83,61 @@ public sealed class GuestDevice : IDisposable
     /// <summary>Size of the file behind a soft disk; null for a real one.</summary>
     public ulong? DiskBytes { get; }
 
-    public NvmeWorkload Workload { get; }
+    /// <summary>Whether there is a driver for it here; a device without one is idle.</summary>
+    public bool HasWorkload => _workload is not null;
+
+    /// <exception cref="InvalidOperationException">The device is idle.</exception>
+    public NvmeWorkload Workload =>
+        _workload ?? throw new InvalidOperationException($"Nobody here drives {Name}.");
 
     /// <summary>The kernel's name of the IOMMU before the device, where it tells.</summary>
     public string? Iommu { get; init; }
 
     /// <summary>Why its reader ended by itself, or null.</summary>
-    public string? Failure => Workload.Failure?.Message;
+    public string? Failure => _workload?.Failure?.Message;
 
     /// <summary>Whether only the device writes a guest page, and the processor at most before it runs.</summary>
     public bool IsWrittenByDevice(ulong page) =>
-        Workload.IsBuffer(page) || _driver.IsWrittenByController(page);
+        _workload is not null && (_workload.IsBuffer(page) || _driver!.IsWrittenByController(page));
 
     /// <summary>Sets the controller up and reads.</summary>
     public void StartFresh()
     {
-        Workload.SetUp();
-        Workload.Start();
+        _workload?.SetUp();
+        _workload?.Start();
     }
 
-    public void Pause() => Workload.Pause();
+    public void Pause() => _workload?.Pause();
 
-    public void Resume() => Workload.Resume();
+    public void Resume() => _workload?.Resume();
 
     /// <summary>
-    /// The driver's and the reader's state, while paused; nothing for a driver-assisted device, whose part it is.
+    /// The driver's and the reader's state, while paused; nothing for a driver-assisted device, whose part it is, and
+    /// for an idle one.
     /// </summary>
-    public byte[] Save() => Assigned.Assisted is null ? Workload.SaveState() : [];
+    public byte[] Save() => Assigned.Assisted is null ? _workload?.SaveState() ?? [] : [];
 
     /// <summary>Takes a state; the controller has its own already.</summary>
     /// <exception cref="InvalidDataException">The source moved this device in another way.</exception>
     public void Load(byte[] state)
     {
-        if (Assigned.Assisted is null)
-            Workload.RestoreState(state);
+        ArgumentNullException.ThrowIfNull(state);
+        if (Assigned.Assisted is null && _workload is not null)
+            _workload.RestoreState(state);
         else if (state.Length > 0)
             throw new InvalidDataException($"The state of {Name} is for a controller that moves by migration states.");
     }
 
     /// <summary>Reads on from a loaded state.</summary>
-    public void Start() => Workload.Start();
+    public void Start() => _workload?.Start();
 
     public void Dispose()
     {
-        Workload.Dispose();
+        _workload?.Dispose();
         // The controller must forget its commands before their memory goes: closing the device, which follows, resets
         // it.
-        _driver.Dispose();
-        _hardware.Dispose();
+        _driver?.Dispose();
+        _hardware?.Dispose();
         _expected?.Dispose();
     }
 

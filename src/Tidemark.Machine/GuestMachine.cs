@@ -6,6 +6,7 @@ using Tidemark.Machine.CpuTracking;
 using Tidemark.Machine.Description;
 using Tidemark.Machine.Hosting;
 using Tidemark.Machine.Nvme;
+using Tidemark.Machine.Viommu;
 using Tidemark.Machine.Workload;
 using Tidemark.Memory;
 using Tidemark.Migration;
@@ -59,10 +60,15 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
             _disks = Own(new DiskLocks(description.SoftHost));
             AssignDevices();
             CpuTracking = Own(CpuDirtyTracking.Choose(kernel, Memory));
-            DirtyTracker = CreateTracker(faults, exercises);
+            DeviceTracking = Own(AssignmentTracking.Create(
+                kernel, [.. _devices.Select(device => device.Assigned)],
+                (exercises & GuestMachineExercises.Reattach) != 0));
+            DirtyTracker = CreateTracker(faults);
             Verdict = MigrationVerdict.Judge([.. _devices.Select(device => device.Assigned)]);
             _workload = Own(new GuestWorkload(Memory, _layout, description.Workload, _devices));
-            Parts = [.. _devices.Select(device => device.Assigned.Part).OfType<IMigratable>(), _workload];
+            // The machine's IOMMU first: its mappings are there before a device runs.
+            IMigratable[] viommu = Viommu.Endpoints.Count == 0 ? [] : [Viommu];
+            Parts = [.. viommu, .. _devices.Select(device => device.Assigned.Part).OfType<IMigratable>(), _workload];
         }
         catch
         {
@@ -79,6 +85,12 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
     public DirtyTracker DirtyTracker { get; }
 
     public CpuDirtyTracking CpuTracking { get; }
+
+    /// <summary>The machine's own IOMMU; without endpoints it has none.</summary>
+    public GuestIommu Viommu { get; } = new();
+
+    /// <summary>The sources that see the devices' writes.</summary>
+    public AssignmentTracking DeviceTracking { get; }
 
     public IReadOnlyList<GuestDevice> Devices => _devices;
 
@@ -236,19 +248,31 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
     {
         if (_description.Devices.Count == 0)
             return;
-        Iommufd iommufd = Own(Iommufd.Open(_kernel));
-        IommufdContainer? shared = null;
+        Func<DmaContainer> create = OpenBackend();
+        DmaContainer? shared = null;
         for (int index = 0; index < _description.Devices.Count; index++)
         {
             DeviceDescription device = _description.Devices[index];
-            IommufdContainer container = device.Isolated ? CreateContainer(iommufd) : shared ??= CreateContainer(iommufd);
-            VfioDevice opened = VfioDevice.OpenFolder(
-                _kernel, _sysfs, VfioDiscovery.GetPciFolder(device.Host), device.Name);
-            AssignedDevice assigned = Own(AssignedDevice.Assign(opened, container, device.DirtyTracking));
-            _devices.Add(Own(new GuestDevice(device, assigned, Memory, _layout.Arenas[index], FindDisk(device), _description.Workload.Seed + index)
+            bool isAlone = device.Isolated || device.Viommu != DeviceTranslation.None;
+            DmaContainer container = isAlone ? create() : shared ??= create();
+            string folder = VfioDiscovery.FindFolder(_sysfs, device.Host);
+            VfioDevice opened = container.Open(_sysfs, folder, device.Name);
+            AssignedDevice assigned = Own(AssignedDevice.Assign(opened, container, device.Assignment));
+            GuestIommuEndpoint? endpoint = device.Viommu == DeviceTranslation.None
+                ? null
+                : Viommu.Add(device.Name, container, Memory, _memoryFile.File);
+            _devices.Add(Own(new GuestDevice(
+                device, assigned, Memory, _layout.Arenas[index], FindDisk(device), _description.Workload.Seed + index,
+                endpoint)
             {
-                Iommu = VfioDiscovery.FindIommu(_sysfs, VfioDiscovery.GetPciFolder(device.Host)),
+                Iommu = VfioDiscovery.FindIommu(_sysfs, folder),
             }));
+        }
+
+        foreach (GuestIommuEndpoint endpoint in Viommu.Endpoints)
+        {
+            if (_description.Devices.First(device => device.Name == endpoint.Name).Viommu == DeviceTranslation.PassThrough)
+                endpoint.SetMode(EndpointMode.PassThrough);
         }
 
         // Devices first, then memory: so the mappings are checked against what the devices can reach.
@@ -256,9 +280,25 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         for (int index = 0; index < _devices.Count; index++)
         {
             (GuestPhysicalAddress start, ulong byteLength) = _layout.Arenas[index];
-            if (_description.Devices[index].Isolated)
+            if (_description.Devices[index] is { Isolated: true, Viommu: DeviceTranslation.None })
                 _devices[index].Assigned.Container.MapWindow(Memory, start, byteLength, _memoryFile.File);
         }
+    }
+
+    /// <summary>Opens the interface that devices are used by; the result makes containers of it.</summary>
+    private Func<DmaContainer> OpenBackend()
+    {
+        bool isLegacy = _description.Backend switch
+        {
+            DeviceBackend.Legacy => true,
+            DeviceBackend.Iommufd => false,
+            DeviceBackend.Auto => !_sysfs.Exists(Iommufd.DefaultPath) && _sysfs.Exists(LegacyContainer.DefaultPath),
+            _ => false,
+        };
+        if (isLegacy)
+            return () => Own(LegacyContainer.Create(_kernel));
+        Iommufd iommufd = Own(Iommufd.Open(_kernel));
+        return () => CreateContainer(iommufd);
     }
 
     /// <summary>
@@ -276,15 +316,17 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
     private SoftDeviceDescription? FindDisk(DeviceDescription device) =>
         _description.SoftHost?.Devices.FirstOrDefault(soft => soft.Address == device.Host);
 
-    private DirtyTracker CreateTracker(GuestMachineFaults faults, GuestMachineExercises exercises)
+    private DirtyTracker CreateTracker(GuestMachineFaults faults)
     {
-        AssignmentTracking devices = Own(AssignmentTracking.Create(
-            _kernel, [.. _devices.Select(device => device.Assigned)], (exercises & GuestMachineExercises.Reattach) != 0));
-        IEnumerable<IDirtySource> sources = [CpuTracking.Source, .. devices.Sources];
+        IEnumerable<IDirtySource> sources = [CpuTracking.Source, .. DeviceTracking.Sources];
         if ((faults & GuestMachineFaults.DropCpuSource) != 0)
             sources = sources.Where(source => source.Kind != DirtySourceKind.Cpu);
         if ((faults & GuestMachineFaults.DropIommuSource) != 0)
             sources = sources.Where(source => source.Kind != DirtySourceKind.Iommu);
-        return new DirtyTracker(Memory.SpanPages, [.. sources]);
+        var tracker = new DirtyTracker(Memory.SpanPages, [.. sources]);
+        DeviceTracking.Connect(tracker);
+        foreach (GuestIommuEndpoint endpoint in Viommu.Endpoints)
+            endpoint.Connect(DeviceTracking);
+        return tracker;
     }
 }

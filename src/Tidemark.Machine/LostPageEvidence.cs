@@ -51,6 +51,7 @@ internal static class LostPageEvidence
     {
         TrackerKind.Iommu => $"The dirty bits of IOMMU {device.Iommu ?? $"before {device.HostAddress}"}",
         TrackerKind.DeviceLog => $"The DMA log of {device.Name}",
+        TrackerKind.Type1 => $"The type1 container of {device.Name}",
         TrackerKind.Assumed => "Assuming everything written",
         _ => throw new ArgumentOutOfRangeException(nameof(device)),
     };

@@ -7,12 +7,13 @@ namespace Tidemark.Memory;
 /// Invariant: a page is, at each instant, clean at the destination's knowledge, or marked in a source, or in the
 /// pending set, or in a live <see cref="DirtyLease"/>. Harvest moves bits source to lease, a lease that is not
 /// committed moves them back to pending, and the next harvest takes pending along. One harvest at a time; leases may be
-/// returned from any thread.
+/// returned from any thread. Writers may come and go while tracking is on (<see cref="Add"/>, <see cref="Remove"/>), and
+/// what is mapped for them may change (<see cref="Change"/>): each between two harvests, never inside one.
 /// </remarks>
 public sealed class DirtyTracker
 {
     private readonly Lock _gate = new();
-    private readonly IReadOnlyList<IDirtySource> _sources;
+    private IDirtySource[] _sources;
     private readonly PageBitmap _pending;
     private readonly PageBitmap _scratch;
     private bool _started;
@@ -21,14 +22,15 @@ public sealed class DirtyTracker
     public DirtyTracker(ulong pageCount, IReadOnlyList<IDirtySource> sources)
     {
         PageCount = pageCount;
-        _sources = sources;
+        _sources = [.. sources];
         _pending = new PageBitmap(pageCount);
         _scratch = new PageBitmap(pageCount);
     }
 
     public ulong PageCount { get; }
 
-    public IReadOnlyList<IDirtySource> Sources => _sources;
+    /// <summary>A list that was handed out does not change.</summary>
+    public IReadOnlyList<IDirtySource> Sources => Volatile.Read(ref _sources);
 
     public bool IsStarted
     {
@@ -47,7 +49,7 @@ public sealed class DirtyTracker
             int begun = 0;
             try
             {
-                for (; begun < _sources.Count; begun++)
+                for (; begun < _sources.Length; begun++)
                     _sources[begun].Start();
             }
             catch
@@ -97,10 +99,10 @@ public sealed class DirtyTracker
             if (!_started)
                 throw new InvalidOperationException("Dirty tracking is off; there is nothing to harvest.");
             var union = new PageBitmap(PageCount);
-            var bySource = new DirtyCount[_sources.Count];
+            var bySource = new DirtyCount[_sources.Length];
             try
             {
-                for (int index = 0; index < _sources.Count; index++)
+                for (int index = 0; index < _sources.Length; index++)
                 {
                     _scratch.Clear();
                     try
@@ -127,6 +129,62 @@ public sealed class DirtyTracker
             _pending.Clear();
             return new DirtyLease(this, union, bySource);
         }
+    }
+
+    /// <summary>
+    /// Adds a source; while tracking is on it is started first. Pages written before it was on are the caller's to add
+    /// (see <see cref="Change"/>).
+    /// </summary>
+    /// <exception cref="Exception">The source could not be started; it was not added.</exception>
+    public void Add(IDirtySource source)
+    {
+        ArgumentNullException.ThrowIfNull(source);
+        lock (_gate)
+        {
+            if (_started)
+                source.Start();
+            Volatile.Write(ref _sources, [.. _sources, source]);
+        }
+    }
+
+    /// <summary>
+    /// Takes a source away. While tracking is on it is harvested a last time, so its writer must be quiet, and stopped.
+    /// Nothing when it is not there.
+    /// </summary>
+    /// <exception cref="Exception">The harvest or the stop failed; the source is gone all the same, and what the harvest
+    /// gave is pending.</exception>
+    public void Remove(IDirtySource source)
+    {
+        lock (_gate)
+        {
+            if (!_sources.Contains(source))
+                return;
+            Volatile.Write(ref _sources, [.. _sources.Where(other => other != source)]);
+            if (!_started)
+                return;
+            try
+            {
+                source.Harvest(_pending);
+            }
+            finally
+            {
+                source.Stop();
+            }
+        }
+    }
+
+    /// <summary>
+    /// Runs a change of what the sources observe, with no harvest under way.
+    /// </summary>
+    /// <param name="change">
+    /// Gets a bitmap: the pages it sets are in the next harvest, also when it fails; and whether tracking is on. When it
+    /// is off the bitmap is of no consequence, because everything is sent first.
+    /// </param>
+    public void Change(Action<PageBitmap, bool> change)
+    {
+        ArgumentNullException.ThrowIfNull(change);
+        lock (_gate)
+            change(_started ? _pending : new PageBitmap(PageCount), _started);
     }
 
     /// <summary>Pages that a failed or cancelled pass gave back and that the next harvest will contain.</summary>

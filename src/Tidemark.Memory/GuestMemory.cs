@@ -69,6 +69,26 @@ public sealed partial class GuestMemory
         return null;
     }
 
+    /// <summary>A part of one slot, as a slot.</summary>
+    /// <param name="start">Page-aligned.</param>
+    /// <param name="byteLength">A multiple of the page size, not 0.</param>
+    /// <exception cref="ArgumentException">It is not whole pages, or any of it is outside guest memory.</exception>
+    public MemorySlot Cut(GuestPhysicalAddress start, ulong byteLength)
+    {
+        ArgumentOutOfRangeException.ThrowIfZero(byteLength);
+        if (start.Value % GuestPage.Size != 0 || byteLength % GuestPage.Size != 0)
+        {
+            throw new ArgumentException(
+                $"The window of 0x{byteLength:x} bytes at {start} is not whole pages.", nameof(start));
+        }
+
+        MemorySlot slot = FindSlot(start, byteLength) ?? throw new ArgumentOutOfRangeException(
+            nameof(start), $"Guest memory has no 0x{byteLength:x} bytes at {start}.");
+        ulong skipped = start.Value - slot.Start.Value;
+        return new MemorySlot(
+            start, byteLength, new HostAddress(slot.Host.Value + skipped), slot.FileOffset + skipped);
+    }
+
     private ulong Locate(GuestPhysicalAddress address, ulong byteLength)
     {
         MemorySlot slot = FindSlot(address, byteLength)

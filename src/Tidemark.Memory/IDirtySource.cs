@@ -9,6 +9,9 @@ public enum DirtySourceKind
     /// <summary>DMA, from the dirty bits of an IOMMU's page table (a HWPT).</summary>
     Iommu,
 
+    /// <summary>DMA, from the bitmaps of a type1 container (the legacy interface).</summary>
+    Type1,
+
     /// <summary>DMA, from the device's own log.</summary>
     DeviceLog,
 

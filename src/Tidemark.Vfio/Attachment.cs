@@ -2,17 +2,26 @@ using Tidemark.Iommu;
 
 namespace Tidemark.Vfio;
 
-/// <summary>A page table of a container and the devices on it.</summary>
+/// <summary>
+/// A page table of a container and the devices on it. It stays the same entry when its devices are moved to another
+/// page table.
+/// </summary>
 public sealed class ContainerHwpt
 {
     private VfioDevice[] _devices = [];
+    private Hwpt _hwpt;
 
     internal ContainerHwpt(Hwpt hwpt)
     {
-        Hwpt = hwpt;
+        _hwpt = hwpt;
     }
 
-    public Hwpt Hwpt { get; }
+    /// <summary>The page table its devices are on now.</summary>
+    public Hwpt Hwpt
+    {
+        get => Volatile.Read(ref _hwpt);
+        internal set => Volatile.Write(ref _hwpt, value);
+    }
 
     /// <summary>In the order of attaching. A list that was handed out does not change.</summary>
     public IReadOnlyList<VfioDevice> Devices => Volatile.Read(ref _devices);
@@ -36,8 +45,12 @@ public sealed class Attachment
 
     public VfioDevice Device { get; }
 
-    /// <summary>The page table it shares, or null when it is attached to the address space itself.</summary>
-    public ContainerHwpt? Entry { get; internal set; }
+    /// <summary>The page table it shares, or null when it has none of its container's own: a mediated device, one
+    /// attached to the address space itself, or one in a legacy container.</summary>
+    public ContainerHwpt? Entry { get; }
+
+    /// <summary>The bitmaps of a type1 container that cover its writes, or null.</summary>
+    public Type1Table? Type1 { get; internal init; }
 
     /// <summary>The host's IOMMU before the device; null for a mediated device.</summary>
     public HostIommuDevice? HostIommu { get; }

@@ -30,40 +30,45 @@ public sealed class DmaLogging(VfioDevice device)
     /// <summary>Bytes for which the device keeps one bit, as it decided at the start; 0 before.</summary>
     public ulong DevicePageSize { get; private set; }
 
+    /// <summary>What is logged: ascending, disjoint; empty before a start and after a stop.</summary>
+    public IReadOnlyList<IovaRange> Ranges { get; private set; } = [];
+
+    /// <summary>Whether all of a range is logged.</summary>
+    public bool Covers(IovaRange range) => Ranges.Any(logged => logged.Contains(range));
+
     /// <summary>Starts logging. The log begins empty or with anything the device likes to report.</summary>
-    /// <param name="ranges">Any order; adjacent ones are joined, and if there are too many the smallest gaps are logged
-    /// too.</param>
+    /// <param name="ranges">
+    /// Any order. Adjacent ones are joined, and if there are more than the device accepts, the smallest gaps are logged
+    /// too (<see cref="ExcessBytes"/>).
+    /// </param>
     /// <param name="pageSize">The wanted granularity in bytes, a power of two.</param>
-    /// <exception cref="KernelException">The device refused; it does not log.</exception>
+    /// <exception cref="KernelException">The device refused, also fewer ranges; it does not log.</exception>
     public void Start(IReadOnlyList<IovaRange> ranges, ulong pageSize = GuestPage.Size)
     {
         ArgumentNullException.ThrowIfNull(ranges);
         ArgumentOutOfRangeException.ThrowIfZero(ranges.Count);
         if (IsStarted)
             throw new InvalidOperationException($"{Device.Name} logs its DMA already.");
-        IReadOnlyList<IovaRange> merged = LoggedRanges.Fit(ranges, pageSize, MaximumRanges, out ulong excess);
-        string operation = $"Starting the DMA log of {Device.Name} over {merged.Count} ranges "
-            + $"({merged[0].First}-{merged[^1].Last})";
-        if (merged[^1].Last.Value == ulong.MaxValue)
+        int maximum = MaximumRanges;
+        while (true)
         {
-            throw new KernelException(
-                operation, Errno.EOVERFLOW, "A range can not end at the top of the 64-bit space.");
-        }
+            IReadOnlyList<IovaRange> merged = LoggedRanges.Fit(ranges, pageSize, maximum, out ulong excess);
+            string operation = $"Starting the DMA log of {Device.Name} over {merged.Count} ranges "
+                + $"({merged[0].First}-{merged[^1].Last})";
+            SyscallResult result = TryStart(merged, pageSize, operation);
+            if (result.Succeeded)
+            {
+                ExcessBytes = excess;
+                return;
+            }
 
-        using Mapping list = Mapping.CreateAnonymous(Device.Kernel, (ulong)merged.Count * RangeLength);
-        Span<byte> bytes = list.Bytes(0, merged.Count * RangeLength);
-        for (int index = 0; index < merged.Count; index++)
-        {
-            BinaryPrimitives.WriteUInt64LittleEndian(bytes[(index * RangeLength)..], merged[index].First.Value);
-            BinaryPrimitives.WriteUInt64LittleEndian(bytes[((index * RangeLength) + 8)..], merged[index].ByteLength);
+            // UAPI: how many ranges a device can watch is its own affair, and no question asks for it. Fewer and wider
+            // ones are tried, down to one.
+            bool mayBeTooMany = result.Errno is Errno.E2BIG or Errno.ENOSPC or Errno.ENOMEM or Errno.EOPNOTSUPP;
+            if (!mayBeTooMany || merged.Count == 1)
+                result.ThrowIfFailed(operation);
+            maximum = merged.Count / 2;
         }
-
-        VfioDeviceFeatureDmaLoggingControl control = VfioDeviceFeatureDmaLoggingControl.Create(
-            pageSize, (uint)merged.Count, list.Address.Value);
-        Device.Set(ref control).ThrowIfFailed(operation);
-        IsStarted = true;
-        ExcessBytes = excess;
-        DevicePageSize = control.PageSize;
     }
 
     /// <summary>
@@ -89,6 +94,34 @@ public sealed class DmaLogging(VfioDevice device)
         if (!IsStarted)
             return;
         IsStarted = false;
+        Ranges = [];
         Device.Set(VfioDeviceFeatureIndex.DmaLoggingStop).ThrowIfFailed($"Stopping the DMA log of {Device.Name}");
+    }
+
+    private SyscallResult TryStart(IReadOnlyList<IovaRange> ranges, ulong pageSize, string operation)
+    {
+        if (ranges[^1].Last.Value == ulong.MaxValue)
+        {
+            throw new KernelException(
+                operation, Errno.EOVERFLOW, "A range can not end at the top of the 64-bit space.");
+        }
+
+        using Mapping list = Mapping.CreateAnonymous(Device.Kernel, (ulong)ranges.Count * RangeLength);
+        Span<byte> bytes = list.Bytes(0, ranges.Count * RangeLength);
+        for (int index = 0; index < ranges.Count; index++)
+        {
+            BinaryPrimitives.WriteUInt64LittleEndian(bytes[(index * RangeLength)..], ranges[index].First.Value);
+            BinaryPrimitives.WriteUInt64LittleEndian(bytes[((index * RangeLength) + 8)..], ranges[index].ByteLength);
+        }
+
+        VfioDeviceFeatureDmaLoggingControl control = VfioDeviceFeatureDmaLoggingControl.Create(
+            pageSize, (uint)ranges.Count, list.Address.Value);
+        SyscallResult result = Device.Set(ref control);
+        if (!result.Succeeded)
+            return result;
+        IsStarted = true;
+        Ranges = ranges;
+        DevicePageSize = control.PageSize;
+        return result;
     }
 }

@@ -26,42 +26,35 @@ namespace Tidemark.Vfio;
 ///                     | EOPNOTSUPP, ENOTTY: attach to the IOAS, without IOMMU tracking, and say so
 /// Detach:  the reverse; the last device takes its Hwpt along
 /// ]]></code>
-/// Attach devices before memory is mapped: then the mappings are checked against what the devices can reach.
-/// Members are serialised.
 /// </remarks>
-public sealed partial class IommufdContainer : IDisposable
+public sealed partial class IommufdContainer : DmaContainer
 {
-    private readonly Lock _gate = new();
     private readonly List<ContainerHwpt> _hwpts = [];
-    private readonly List<Attachment> _attachments = [];
-    private bool _disposed;
+    private Ioas _ioas;
 
     private IommufdContainer(Ioas ioas)
     {
-        Ioas = ioas;
+        _ioas = ioas;
     }
 
-    public Ioas Ioas { get; }
+    public override string Backend => "iommufd";
+
+    /// <summary>The address space; another one after <see cref="Rebuild"/>.</summary>
+    public Ioas Ioas => Volatile.Read(ref _ioas);
 
     public Iommufd Iommufd => Ioas.Iommufd;
+
+    public override IReadOnlyList<MappedArea> Areas => Ioas.Areas;
 
     /// <summary>The page tables, newest first.</summary>
     public IReadOnlyList<ContainerHwpt> Hwpts
     {
-        get { lock (_gate) return [.. _hwpts]; }
+        get { lock (Gate) return [.. _hwpts]; }
     }
 
-    /// <summary>What is attached, in the order of attaching.</summary>
-    public IReadOnlyList<Attachment> Attachments
+    public override bool SupportsDirtyTracking
     {
-        get { lock (_gate) return [.. _attachments]; }
-    }
-
-    /// <summary>Whether any page table records dirty pages now; computed at each call, so that it ends with the last
-    /// such table.</summary>
-    public bool SupportsDirtyTracking
-    {
-        get { lock (_gate) return _hwpts.Exists(entry => entry.Hwpt.HasDirtyTracking); }
+        get { lock (Gate) return _hwpts.Exists(entry => entry.Hwpt.HasDirtyTracking); }
     }
 
     /// <exception cref="KernelException">There is no address space to be had.</exception>
@@ -71,105 +64,98 @@ public sealed partial class IommufdContainer : IDisposable
         return new IommufdContainer(iommufd.AllocateIoas());
     }
 
-    /// <summary>Attaches a bound device.</summary>
-    /// <exception cref="KernelException">It could not be attached; container and device are as before.</exception>
-    public Attachment Attach(VfioDevice device)
+    /// <inheritdoc/>
+    public override VfioDevice Open(ISysfs sysfs, string folder, string name)
     {
-        ArgumentNullException.ThrowIfNull(device);
+        VfioDevice device = VfioDevice.OpenFolder(Iommufd.Kernel, sysfs, folder, name);
+        try
+        {
+            device.BindIommufd(Iommufd);
+            return device;
+        }
+        catch
+        {
+            device.Dispose();
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override UsableIovas GetUsableIovas() => Ioas.GetUsableIovas();
+
+    protected override Attachment AttachLocked(VfioDevice device, bool nestingParent)
+    {
         uint deviceId = device.DeviceId
             ?? throw new InvalidOperationException(
                 $"{device.Name} must be bound to the iommufd before it is attached.");
-        lock (_gate)
-        {
-            ObjectDisposedException.ThrowIf(_disposed, this);
-            if (_attachments.Exists(other => other.Device == device))
-                throw new InvalidOperationException($"{device.Name} is attached already.");
-            Attachment attachment = device.IsMdev
-                ? AttachToIoas(device, hostIommu: null,
-                    "no IOMMU tracking: a mediated device has no page table of its own")
-                : AttachToPageTable(device, deviceId);
-            _attachments.Add(attachment);
-            return attachment;
-        }
+        return device.IsMdev
+            ? AttachToIoas(device, hostIommu: null,
+                "no IOMMU tracking: a mediated device has no page table of its own")
+            : AttachToPageTable(device, deviceId, nestingParent);
     }
 
-    /// <summary>
-    /// Detaches a device; its DMA is blocked then. The last device of a page table takes it along. Nothing when it is
-    /// not attached here.
-    /// </summary>
-    /// <exception cref="KernelException">The kernel refused; the device is forgotten here all the same.</exception>
-    public void Detach(VfioDevice device)
+    protected override void DetachLocked(Attachment attachment, Action<IDirtyTable>? salvage)
     {
-        lock (_gate)
-        {
-            Attachment? attachment = _attachments.Find(other => other.Device == device);
-            if (attachment is null)
-                return;
-            SyscallResult result = device.TryDetach();
-            _attachments.Remove(attachment);
-            if (attachment.Entry is { } entry)
-                Leave(entry, device);
-            result.ThrowIfFailed($"Detaching {device.Name}");
-        }
+        SyscallResult result = attachment.Device.TryDetach();
+        if (attachment.Entry is { } entry)
+            Leave(entry, attachment.Device, salvage);
+        result.ThrowIfFailed($"Detaching {attachment.Device.Name}");
     }
 
-    /// <summary>Maps all guest memory, each slot at the IOVA equal to its guest-physical address.</summary>
-    /// <param name="memoryFile">The file that holds guest memory.</param>
-    /// <exception cref="KernelException">Refused; nothing of this call is mapped.</exception>
-    public void MapMemory(GuestMemory memory, KernelFd memoryFile, DmaAccess access = DmaAccess.ReadWrite)
-    {
-        ArgumentNullException.ThrowIfNull(memory);
-        MapSlots(memory.Slots, memoryFile, access);
-    }
+    protected override void MapLocked(Iova iova, MemorySlot part, KernelFd memoryFile, DmaAccess access) =>
+        Ioas.MapFile(iova, memoryFile, part.FileOffset, part.ByteLength, part.Host, access, part.Start);
 
-    /// <summary>Maps a window of guest memory only: what lies outside stays out of the devices' reach.</summary>
-    /// <param name="start">Page-aligned.</param>
-    /// <param name="byteLength">A multiple of the page size, not 0, in one slot.</param>
-    /// <exception cref="KernelException">Refused; nothing of this call is mapped.</exception>
-    public void MapWindow(
-        GuestMemory memory, GuestPhysicalAddress start, ulong byteLength, KernelFd memoryFile,
-        DmaAccess access = DmaAccess.ReadWrite)
+    protected override ulong UnmapLocked(IovaRange range, DirtyBuffer? buffer, PageBitmap? pages)
     {
-        ArgumentNullException.ThrowIfNull(memory);
-        ArgumentOutOfRangeException.ThrowIfZero(byteLength);
-        if (start.Value % GuestPage.Size != 0 || byteLength % GuestPage.Size != 0)
+        if (buffer is null || pages is null)
+            return Ioas.Unmap(range);
+        ulong total = 0;
+        foreach (MappedArea area in Ioas.Areas)
         {
-            throw new ArgumentException(
-                $"The window of 0x{byteLength:x} bytes at {start} is not whole pages.", nameof(start));
-        }
-
-        MemorySlot slot = memory.FindSlot(start, byteLength) ?? throw new ArgumentOutOfRangeException(
-            nameof(start), $"Guest memory has no 0x{byteLength:x} bytes at {start}.");
-        ulong skipped = start.Value - slot.Start.Value;
-        MapSlots(
-            [new MemorySlot(start, byteLength, new HostAddress(slot.Host.Value + skipped), slot.FileOffset + skipped)],
-            memoryFile, access);
-    }
-
-    /// <summary>Detaches what is still attached and frees everything. Never throws; failures are counted by the
-    /// iommufd.</summary>
-    public void Dispose()
-    {
-        lock (_gate)
-        {
-            if (_disposed)
-                return;
-            _disposed = true;
-            for (int index = _attachments.Count - 1; index >= 0; index--)
-            {
-                if (!_attachments[index].Device.Fd.IsClosed)
-                    _attachments[index].Device.TryDetach();
-            }
-
-            _attachments.Clear();
+            if (!range.Overlaps(area.Range))
+                continue;
+            if (!range.Contains(area.Range))
+                return Ioas.Unmap(range);
+            // ORDER: look, then unmap: the bits go with the mapping. NO_CLEAR because nobody pays for clearing, and
+            // flushing, what is about to go.
             foreach (ContainerHwpt entry in _hwpts)
-                entry.Hwpt.Dispose();
-            _hwpts.Clear();
-            Ioas.Dispose();
+                Peek(entry.Hwpt, area, buffer, pages);
+            total += Ioas.Unmap(area.Range);
+        }
+
+        return total;
+    }
+
+    protected override void Release(IReadOnlyList<Attachment> attachments)
+    {
+        for (int index = attachments.Count - 1; index >= 0; index--)
+        {
+            if (!attachments[index].Device.Fd.IsClosed)
+                attachments[index].Device.TryDetach();
+        }
+
+        foreach (ContainerHwpt entry in _hwpts)
+            entry.Hwpt.Dispose();
+        _hwpts.Clear();
+        Ioas.Dispose();
+    }
+
+    private static void Peek(Hwpt hwpt, MappedArea area, DirtyBuffer buffer, PageBitmap pages)
+    {
+        if (!hwpt.IsTracking || !area.CanDirtyGuest)
+            return;
+        try
+        {
+            hwpt.PeekDirty(area, buffer, pages);
+        }
+        catch (KernelException)
+        {
+            // What can not be read counts as written: the mapping goes all the same, because the guest wants it gone.
+            pages.SetRange(area.Guest!.Value.Page, area.Range.ByteLength >> GuestPage.Shift);
         }
     }
 
-    private Attachment AttachToPageTable(VfioDevice device, uint deviceId)
+    private Attachment AttachToPageTable(VfioDevice device, uint deviceId, bool nestingParent)
     {
         HostIommuCaps caps = Iommufd.GetHwInfo(deviceId);
         var hostIommu = new HostIommuDevice(device.Name, deviceId, caps, FindUsableIovas);
@@ -177,6 +163,8 @@ public sealed partial class IommufdContainer : IDisposable
         {
             // A device whose IOMMU can track would fit into a plain table too, and its writes would go unseen.
             if (caps.SupportsDirtyTracking && !entry.Hwpt.HasDirtyTracking)
+                continue;
+            if (nestingParent && (entry.Hwpt.Flags & IommuHwptAllocFlags.NestParent) == 0)
                 continue;
             SyscallResult result = device.TryAttach(entry.Hwpt.Id, out _);
             if (result.Errno == Errno.EINVAL)
@@ -188,9 +176,25 @@ public sealed partial class IommufdContainer : IDisposable
 
         IommuHwptAllocFlags flags =
             caps.SupportsDirtyTracking ? IommuHwptAllocFlags.DirtyTracking : IommuHwptAllocFlags.None;
+        if (nestingParent)
+            flags |= IommuHwptAllocFlags.NestParent;
         HwptAllocation allocation = Hwpt.Allocate(Ioas, deviceId, flags);
+        string? refusal = allocation.Hwpt is null ? DescribeRefusal(allocation.Refusal, flags) : null;
+        if (allocation.Hwpt is null && flags == (IommuHwptAllocFlags.NestParent | IommuHwptAllocFlags.DirtyTracking))
+        {
+            // A guest that translates by itself can do without its host's dirty bits, but not without a parent.
+            allocation = Hwpt.Allocate(Ioas, deviceId, IommuHwptAllocFlags.NestParent);
+        }
+
         if (allocation.Hwpt is not { } hwpt)
-            return AttachToIoas(device, hostIommu, DescribeRefusal(allocation.Refusal, flags));
+        {
+            return nestingParent
+                ? throw new KernelException(
+                    $"Making a page table that can be the parent of a guest's own for {device.Name}",
+                    allocation.Refusal, "Give the machine a virtual IOMMU without nested translation.")
+                : AttachToIoas(device, hostIommu, refusal!);
+        }
+
         try
         {
             device.TryAttach(hwpt.Id, out _).ThrowIfFailed($"Attaching {device.Name} to its new HWPT {hwpt.Id}");
@@ -205,7 +209,7 @@ public sealed partial class IommufdContainer : IDisposable
         var created = new ContainerHwpt(hwpt);
         created.Add(device);
         _hwpts.Insert(0, created);
-        return new Attachment(device, created, hostIommu, DescribeLack(hwpt));
+        return new Attachment(device, created, hostIommu, refusal ?? DescribeLack(hwpt));
     }
 
     private Attachment AttachToIoas(VfioDevice device, HostIommuDevice? hostIommu, string lack)
@@ -222,82 +226,21 @@ public sealed partial class IommufdContainer : IDisposable
         ? "no IOMMU tracking: this kernel can not make page tables on request (IOMMU_HWPT_ALLOC answers ENOTTY)"
         : $"no IOMMU tracking: the kernel refused a page table with flags {flags} (IOMMU_HWPT_ALLOC answers {refusal})";
 
-    private void Leave(ContainerHwpt entry, VfioDevice device)
+    private void Leave(ContainerHwpt entry, VfioDevice device, Action<IDirtyTable>? salvage)
     {
         entry.Remove(device);
         if (entry.Devices.Count != 0)
             return;
         _hwpts.Remove(entry);
-        entry.Hwpt.Dispose();
-    }
-
-    private IReadOnlyList<IovaRange>? FindUsableIovas()
-    {
         try
         {
-            return Ioas.GetUsableIovas().Ranges;
+            if (entry.Hwpt.IsTracking)
+                salvage?.Invoke(entry.Hwpt);
         }
-        catch (KernelException)
+        finally
         {
-            // Not knowing is an answer the caller has a rule for.
-            return null;
+            entry.Hwpt.Dispose();
         }
     }
 
-    private void MapSlots(IReadOnlyList<MemorySlot> slots, KernelFd memoryFile, DmaAccess access)
-    {
-        ArgumentNullException.ThrowIfNull(memoryFile);
-        lock (_gate)
-        {
-            ObjectDisposedException.ThrowIf(_disposed, this);
-            UsableIovas usable = Ioas.GetUsableIovas();
-            foreach (MemorySlot slot in slots)
-            {
-                IovaRange wanted = ToIdentity(slot);
-                if (!usable.Contains(wanted))
-                {
-                    throw new KernelException(
-                        $"Mapping guest memory {wanted} for DMA", Errno.EINVAL,
-                        $"The attached devices can use only these IOVAs: {usable}. "
-                        + "Lay guest memory out around what is missing there.");
-                }
-            }
-
-            int mapped = 0;
-            try
-            {
-                for (; mapped < slots.Count; mapped++)
-                {
-                    MemorySlot slot = slots[mapped];
-                    Ioas.MapFile(
-                        new Iova(slot.Start.Value), memoryFile, slot.FileOffset, slot.ByteLength, slot.Host, access,
-                        slot.Start);
-                }
-            }
-            catch
-            {
-                UndoMaps(slots, mapped);
-                throw;
-            }
-        }
-    }
-
-    private void UndoMaps(IReadOnlyList<MemorySlot> slots, int count)
-    {
-        for (int index = count - 1; index >= 0; index--)
-        {
-            try
-            {
-                Ioas.Unmap(ToIdentity(slots[index]));
-            }
-            catch (KernelException)
-            {
-                // The address space still remembers the mapping, so it stays queried; the first failure is the one to
-                // tell.
-            }
-        }
-    }
-
-    private static IovaRange ToIdentity(MemorySlot slot) =>
-        IovaRange.FromLength(new Iova(slot.Start.Value), slot.ByteLength);
 }

@@ -5,6 +5,8 @@ namespace Tidemark.Vfio;
 /// <summary>Makes any set of IOVA ranges fit what a device's log accepts, without leaving anything out.</summary>
 public static class LoggedRanges
 {
+    private const ulong FourGiB = 1UL << 32;
+
     /// <summary>
     /// Rounds outward to pages, joins what touches or overlaps, and while there are too many joins across the smallest
     /// gap.
@@ -33,10 +35,12 @@ public static class LoggedRanges
         if (joined.Count <= maximumCount)
             return joined;
 
-        // Keep the widest gaps: the others are logged although nobody asked.
+        // Keep the widest gaps: the others are logged although nobody asked. The hole below 4 GiB comes before all:
+        // firmware puts windows of devices there, which memory on both sides must not draw into the log.
         int kept = maximumCount - 1;
         HashSet<int> borders = [.. Enumerable.Range(1, joined.Count - 1)
-            .OrderByDescending(index => GapBetween(joined[index - 1], joined[index]))
+            .OrderByDescending(index => joined[index - 1].Last.Value < FourGiB && joined[index].First.Value >= FourGiB)
+            .ThenByDescending(index => GapBetween(joined[index - 1], joined[index]))
             .Take(kept)];
         var fitted = new List<IovaRange> { joined[0] };
         for (int index = 1; index < joined.Count; index++)
@@ -52,6 +56,34 @@ public static class LoggedRanges
         }
 
         return fitted;
+    }
+
+    /// <summary>
+    /// Ranges that hold the given ones with room around them, for mappings that are still to come: below and above
+    /// 4 GiB apart, each a naturally aligned block of at least twice the span of what is mapped there.
+    /// </summary>
+    public static IReadOnlyList<IovaRange> Widen(IReadOnlyList<IovaRange> ranges)
+    {
+        ArgumentNullException.ThrowIfNull(ranges);
+        return
+        [
+            .. ranges.GroupBy(range => range.First.Value >= FourGiB)
+                .Select(window => WidenWindow(
+                    window.Min(range => range.First.Value), window.Max(range => range.Last.Value))),
+        ];
+    }
+
+    private static IovaRange WidenWindow(ulong first, ulong last)
+    {
+        // Aligned blocks double until one holds the window and as much again; the top of the space can not be logged.
+        for (int shift = GuestPage.Shift + 1; shift < 63; shift++)
+        {
+            ulong size = 1UL << shift;
+            if (size / 2 > last - first && first / size == last / size)
+                return new IovaRange(new Iova(first & ~(size - 1)), new Iova(first | (size - 1)));
+        }
+
+        return new IovaRange(new Iova(first), new Iova(last));
     }
 
     /// <summary>Bytes between two ranges in ascending order; 0 when they touch or overlap.</summary>

@@ -11,6 +11,12 @@ public enum TrackerKind
     /// <summary>The dirty bits of its page table.</summary>
     Iommu,
 
+    /// <summary>
+    /// The bitmaps of a type1 container: what mediated devices pinned, or, with any other device beside them, everything
+    /// mapped.
+    /// </summary>
+    Type1,
+
     /// <summary>Nobody: everything it can write counts as written, at each harvest.</summary>
     Assumed,
 }
@@ -54,10 +60,17 @@ public sealed record TrackerChoice(TrackerKind Kind, string Reason)
         string noLog = hasLog
             ? "its own log is switched off (device-dirty-tracking=off)"
             : "it has no DMA log of its own";
-        return attachment.HasIommuTracking
-            ? new TrackerChoice(TrackerKind.Iommu, $"The IOMMU before {name} sets dirty bits; {noLog}.")
-            : new TrackerChoice(TrackerKind.Assumed,
-                $"Nobody records what {name} writes: {noLog}; {attachment.NoTrackingReason}.");
+        if (attachment.HasIommuTracking)
+            return new TrackerChoice(TrackerKind.Iommu, $"The IOMMU before {name} sets dirty bits; {noLog}.");
+        if (attachment.Type1 is not null)
+        {
+            return new TrackerChoice(TrackerKind.Type1, attachment.Device.IsMdev
+                ? $"type1 knows which pages the driver of {name} has pinned; {noLog}."
+                : $"type1 reports all that is mapped for {name}; {noLog}; {attachment.NoTrackingReason}.");
+        }
+
+        return new TrackerChoice(TrackerKind.Assumed,
+            $"Nobody records what {name} writes: {noLog}; {attachment.NoTrackingReason}.");
     }
 
     public override string ToString() => $"{Kind}: {Reason}";

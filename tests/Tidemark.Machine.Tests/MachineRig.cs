@@ -75,7 +75,10 @@ internal sealed class MachineRig : IDisposable
                 P2P = device.Migration && device.P2P,
                 PreCopy = device.Migration && device.PreCopy,
                 DmaLogging = device.DmaLogging,
-            })]));
+            })])
+        {
+            Mediated = [.. host.Mediated.Select(uuid => new SoftMtty(uuid, Ports: 1))],
+        });
         _owned.Add(kernel);
         return kernel;
     }
@@ -138,8 +141,9 @@ internal sealed class MachineRig : IDisposable
     /// <summary>Waits until each device has completed so many more reads.</summary>
     public static void AwaitReads(GuestMachine machine, ulong more)
     {
-        ulong[] before = [.. machine.Devices.Select(device => device.Workload.Counters.ReadsHere)];
-        Await(() => machine.Devices.Select((device, index) => device.Workload.Counters.ReadsHere - before[index]).All(count => count >= more),
+        GuestDevice[] working = [.. machine.Devices.Where(device => device.HasWorkload)];
+        ulong[] before = [.. working.Select(device => device.Workload.Counters.ReadsHere)];
+        Await(() => working.Select((device, index) => device.Workload.Counters.ReadsHere - before[index]).All(count => count >= more),
             () => $"more reads ({machine.WorkloadFailure ?? "no failure"})");
     }
 
@@ -158,7 +162,7 @@ internal sealed class MachineRig : IDisposable
     {
         Assert.Null(machine.WorkloadFailure);
         Assert.Equal(0UL, machine.Processor.StalePages);
-        foreach (GuestDevice device in machine.Devices)
+        foreach (GuestDevice device in machine.Devices.Where(device => device.HasWorkload))
         {
             Assert.Null(device.Workload.Counters.FirstError);
             Assert.Equal(0UL, device.Workload.Counters.DataErrors);

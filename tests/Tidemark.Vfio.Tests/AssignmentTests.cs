@@ -175,7 +175,8 @@ public sealed class AssignmentTests
         _kernel.ExpectAbilities(abilities);
         _kernel.ExpectLogProbe(log);
         AssignedDevice device = AssignedDevice.Assign(
-            VfioDevice.FromFd(new KernelFd(_kernel, fd), $"device{fd}"), _container, use);
+            VfioDevice.FromFd(new KernelFd(_kernel, fd), $"device{fd}"), _container,
+            new AssignmentOptions { LogUse = use });
         Assert.Equal(0, _kernel.Remaining);
         return device;
     }

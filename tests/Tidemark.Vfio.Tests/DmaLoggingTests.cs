@@ -95,7 +95,7 @@ public sealed class DmaLoggingTests : IDisposable
     [Fact]
     public void A_source_logs_what_is_mapped_and_reports_it_by_guest_page()
     {
-        var source = new DeviceLogDirtySource("nvme1", _log, _ioas, _buffer);
+        var source = new DeviceLogDirtySource("nvme1", _log, () => _ioas.Areas, _buffer);
         Map(0x10_0000, 0x4000, guest: 0x2000);
         ExpectStart([(0x10_0000UL, 0x4000UL)], 0x1000);
         source.Start();
@@ -113,7 +113,7 @@ public sealed class DmaLoggingTests : IDisposable
     [Fact]
     public void Memory_mapped_after_the_start_counts_as_written_as_a_whole()
     {
-        var source = new DeviceLogDirtySource("nvme1", _log, _ioas, _buffer);
+        var source = new DeviceLogDirtySource("nvme1", _log, () => _ioas.Areas, _buffer);
         Map(0, 0x1000, guest: 0);
         ExpectStart([(0UL, 0x1000UL)], 0x1000);
         source.Start();

@@ -81,7 +81,7 @@ public sealed class HarvestTests : IDisposable
     {
         Map(0, 0x4000, guest: 0);
         Map(0x10_0000, 0x4000, guest: 0x4000);
-        var source = new HwptDirtySource(_hwpt, ["nvme0", "nvme1"], _buffer);
+        var source = TableDirtySource.Of(_hwpt, _buffer, ["nvme0", "nvme1"]);
         var pages = new PageBitmap(8);
         _kernel.ExpectDirtyRead(0, 0x4000, Errno.Success, 3);
         _kernel.ExpectDirtyRead(0x10_0000, 0x4000, Errno.Success, 0);
@@ -96,7 +96,7 @@ public sealed class HarvestTests : IDisposable
         Map(0, 0x4000, guest: null);
         _kernel.ExpectMap(0x8000);
         _ioas.Map(new Iova(0x8000), new HostAddress(0x1000), 0x4000, DmaAccess.Read, new GuestPhysicalAddress(0));
-        new HwptDirtySource(_hwpt, ["nvme0"], _buffer).Harvest(new PageBitmap(8));
+        TableDirtySource.Of(_hwpt, _buffer, ["nvme0"]).Harvest(new PageBitmap(8));
         Assert.Equal(0, _kernel.Remaining);
     }
 
@@ -153,7 +153,7 @@ public sealed class HarvestTests : IDisposable
     [Fact]
     public void A_failing_stop_counts_as_stopped_and_never_turns_tracking_on()
     {
-        var source = new HwptDirtySource(_hwpt, ["nvme0"], _buffer);
+        var source = TableDirtySource.Of(_hwpt, _buffer, ["nvme0"]);
         _kernel.ExpectTracking(30, on: true);
         source.Start();
         _kernel.ExpectTracking(30, on: false, Errno.EIO);
@@ -180,7 +180,7 @@ public sealed class HarvestTests : IDisposable
         _kernel.ExpectHwptAlloc(7, IommuHwptAllocFlags.DirtyTracking, 32);
         Hwpt third = Hwpt.Allocate(_ioas, 7, IommuHwptAllocFlags.DirtyTracking).Hwpt!;
         var tracker = new DirtyTracker(8,
-            [.. new[] { _hwpt, second, third }.Select(hwpt => new HwptDirtySource(hwpt, ["x"], _buffer))]);
+            [.. new[] { _hwpt, second, third }.Select(hwpt => TableDirtySource.Of(hwpt, _buffer, ["x"]))]);
         _kernel.ExpectTracking(30, on: true);
         _kernel.ExpectTracking(31, on: true, Errno.ENODEV);
         _kernel.ExpectTracking(30, on: false);

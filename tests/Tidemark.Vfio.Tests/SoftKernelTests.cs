@@ -105,7 +105,7 @@ public sealed class SoftKernelTests : IDisposable
         container.MapMemory(_rig.Memory, _rig.MemoryFile);
         using AssignmentTracking tracking = AssignmentTracking.Create(_rig.Faults, [device]);
         var queue = new AdminQueue(device.Device, _rig.Memory, 0x10_0000);
-        var source = Assert.IsType<HwptDirtySource>(Assert.Single(tracking.Sources));
+        TableDirtySource source = Assert.Single(tracking.Find<TableDirtySource>());
         source.Start();
         queue.Identify(page: 1500);
         var peeked = new PageBitmap(_rig.Memory.SpanPages);

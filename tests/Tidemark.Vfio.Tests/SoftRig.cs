@@ -50,9 +50,14 @@ internal sealed class SoftRig : IDisposable
 
     public Iommufd OpenIommufd() => Iommufd.Open(Faults);
 
-    public AssignedDevice Assign(IommufdContainer container, int number, DeviceLogUse use = DeviceLogUse.Auto) =>
+    public AssignedDevice Assign(DmaContainer container, int number, DeviceLogUse use = DeviceLogUse.Auto) =>
+        Assign(container, number, new AssignmentOptions { LogUse = use });
+
+    public AssignedDevice Assign(DmaContainer container, int number, AssignmentOptions options) =>
         AssignedDevice.Assign(
-            VfioDevice.Open(Faults, Soft.Sysfs, $"0000:{number:x2}:00.0", $"nvme{number}"), container, use);
+            container.Open(
+                Soft.Sysfs, VfioDiscovery.GetPciFolder($"0000:{number:x2}:00.0"), $"nvme{number}"),
+            container, options);
 
     public void Dispose()
     {

@@ -46,7 +46,7 @@ internal static class MachineJson
 
     private static void AddReattachments(JsonObject result, GuestMachine machine)
     {
-        ReattachingDirtySource[] tables = [.. machine.DirtyTracker.Sources.OfType<ReattachingDirtySource>()];
+        ReattachingDirtySource[] tables = [.. machine.DeviceTracking.Find<ReattachingDirtySource>()];
         if (tables.Length == 0)
             return;
         result["reattached"] = new JsonArray([.. tables.Select(table => new JsonObject
@@ -62,7 +62,9 @@ internal static class MachineJson
 
     private static JsonObject Device(GuestDevice device)
     {
-        NvmeWorkloadCounters counters = device.Workload.Counters;
+        NvmeWorkloadCounters counters = device.HasWorkload
+            ? device.Workload.Counters
+            : new NvmeWorkloadCounters(0, 0, 0, 0, 0, 0, 0, null);
         return new JsonObject
         {
             ["name"] = device.Name,
@@ -82,6 +84,7 @@ internal static class MachineJson
     {
         Vfio.TrackerKind.DeviceLog => "deviceLog",
         Vfio.TrackerKind.Iommu => "iommu",
+        Vfio.TrackerKind.Type1 => "type1",
         Vfio.TrackerKind.Assumed => "assumed",
         _ => throw new ArgumentOutOfRangeException(nameof(kind)),
     };

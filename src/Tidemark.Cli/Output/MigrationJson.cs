@@ -15,6 +15,7 @@ internal static class MigrationJson
     {
         DirtySourceKind.Cpu => "cpu",
         DirtySourceKind.Iommu => "iommu",
+        DirtySourceKind.Type1 => "type1",
         DirtySourceKind.DeviceLog => "deviceLog",
         DirtySourceKind.Assumed => "assumed",
         _ => throw new ArgumentOutOfRangeException(nameof(kind)),

@@ -1,4 +1,5 @@
 using Tidemark.Abi;
+using Tidemark.Iommu;
 using Tidemark.Kernel;
 using Tidemark.Machine.Handover;
 using Tidemark.Memory;
@@ -27,14 +28,14 @@ public sealed class AssignedDevice : IDisposable
     private bool _disposed;
 
     private AssignedDevice(
-        VfioDevice device, IommufdContainer container, Attachment attachment, DeviceLogUse logUse,
+        VfioDevice device, DmaContainer container, Attachment attachment, AssignmentOptions options,
         VfioMigration? migration, string? migrationLack)
     {
         Device = device;
         Container = container;
         Attachment = attachment;
-        LogUse = logUse;
-        Tracker = TrackerChoice.Choose(attachment, logUse);
+        Options = options;
+        Tracker = TrackerChoice.Choose(attachment, options.LogUse);
         _migration = migration;
         MigrationLack = migrationLack;
         Migratable = migration is null ? null : new VfioMigratable(device.Name, migration);
@@ -45,15 +46,15 @@ public sealed class AssignedDevice : IDisposable
 
     public VfioDevice Device { get; }
 
-    public IommufdContainer Container { get; }
+    public DmaContainer Container { get; }
 
     public Attachment Attachment { get; }
 
     /// <summary>Who sees the device's writes, and why that one.</summary>
     public TrackerChoice Tracker { get; }
 
-    /// <summary>What the user said about the device's own log.</summary>
-    public DeviceLogUse LogUse { get; }
+    /// <summary>What the user said about it.</summary>
+    public AssignmentOptions Options { get; }
 
     /// <summary>The device's migration states, or null when its VFIO driver has none.</summary>
     public VfioMigratable? Migratable { get; }
@@ -87,7 +88,7 @@ public sealed class AssignedDevice : IDisposable
     /// <summary>Guest memory the device can write, as runs of guest pages: what *assumed* costs.</summary>
     public IReadOnlyList<PageRun> ReachablePages =>
     [
-        .. Container.Ioas.Areas
+        .. Container.Areas
             .Where(area => area.CanDirtyGuest)
             .Select(area => new PageRun(area.Guest!.Value.Page, area.Range.ByteLength >> GuestPage.Shift)),
     ];
@@ -95,6 +96,17 @@ public sealed class AssignedDevice : IDisposable
     /// <summary>Guest memory the device can write, in bytes.</summary>
     public ulong ReachableBytes =>
         ReachablePages.Aggregate(0UL, (sum, run) => sum + (run.Count << GuestPage.Shift));
+
+    /// <summary>
+    /// Bytes that count as written in every pass because nobody knows better; null when somebody does.
+    /// </summary>
+    public ulong? CostBytes => Tracker.Kind switch
+    {
+        TrackerKind.Assumed => ReachableBytes,
+        TrackerKind.Type1 when Container is LegacyContainer { ReportsEverything: true } => ReachableBytes,
+        TrackerKind.Type1 or TrackerKind.Iommu or TrackerKind.DeviceLog => null,
+        _ => null,
+    };
 
     /// <summary>The migration state that the kernel reports now; Running for a device without migration
     /// states.</summary>
@@ -124,24 +136,26 @@ public sealed class AssignedDevice : IDisposable
             : null;
     }
 
-    /// <summary>Binds (unless it is bound) and attaches a device, and finds out what it can do.</summary>
-    /// <param name="device">Belongs to the result; after a failure it is closed.</param>
+    /// <summary>Attaches a device, binding it first if that is still to do, and finds out what it can do.</summary>
+    /// <param name="device">Opened by the same container, or handed in. Belongs to the result; after a failure it is
+    /// closed.</param>
     /// <param name="container">Attach before guest memory is mapped into it.</param>
     /// <exception cref="KernelException">A step was refused; everything was undone.</exception>
     public static AssignedDevice Assign(
-        VfioDevice device, IommufdContainer container, DeviceLogUse logUse = DeviceLogUse.Auto)
+        VfioDevice device, DmaContainer container, AssignmentOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(device);
         ArgumentNullException.ThrowIfNull(container);
+        options ??= AssignmentOptions.Default;
         bool attached = false;
         try
         {
-            if (device.DeviceId is null)
-                device.BindIommufd(container.Iommufd);
-            Attachment attachment = container.Attach(device);
+            if (container is IommufdContainer { Iommufd: var iommufd } && device.DeviceId is null)
+                device.BindIommufd(iommufd);
+            Attachment attachment = container.Attach(device, options.NestingParent);
             attached = true;
             VfioMigration? migration = VfioMigration.Create(device, out string? lack);
-            return new AssignedDevice(device, container, attachment, logUse, migration, lack);
+            return new AssignedDevice(device, container, attachment, options, migration, lack);
         }
         catch
         {
@@ -152,6 +166,18 @@ public sealed class AssignedDevice : IDisposable
             throw;
         }
     }
+
+    /// <summary>Takes its DMA away; it stays open, so that its log can be read. Never throws.</summary>
+    internal void BlockDma()
+    {
+        // In a legacy container a device is blocked by closing it; there its group's mappings stay until then.
+        if (Container is IommufdContainer)
+            TryDetach(Container, Device);
+    }
+
+    /// <summary>Detaches it; a table that goes with it is handed to <paramref name="salvage"/> first. Never
+    /// throws.</summary>
+    internal void Give(Action<IDirtyTable> salvage) => TryDetach(Container, Device, salvage);
 
     /// <summary>Gives the device up: nothing of it is left in the container or the kernel. Never throws.</summary>
     public void Dispose()
@@ -166,11 +192,12 @@ public sealed class AssignedDevice : IDisposable
 
     public override string ToString() => $"{Name}: {Tracker}";
 
-    private static void TryDetach(IommufdContainer container, VfioDevice device)
+    private static void TryDetach(
+        DmaContainer container, VfioDevice device, Action<IDirtyTable>? salvage = null)
     {
         try
         {
-            container.Detach(device);
+            container.Detach(device, salvage);
         }
         catch (KernelException)
         {

@@ -7,23 +7,37 @@ namespace Tidemark.Machine.Assignment;
 
 /// <summary>DMA as one device's own log records it.</summary>
 /// <remarks>
-/// LIMIT: the logged ranges are those mapped when tracking starts. Guest memory mapped later would not be logged, so a
-/// harvest reports such a mapping as written as a whole instead of asking about it.
+/// A log covers the ranges that it was started with, and behind a virtual IOMMU mappings come and go:
+/// <code>
+/// Harvest:  mapping inside the logged ranges --> its bits
+///           mapping outside them             --> all of it counts as written, and the log is armed again
+/// arming again:  read all bits; stop; start over wider ranges; count all mapped memory as written once, because what
+///                the device writes between the last read and the new start is in no log
+/// </code>
+/// The wider ranges are twice what the mappings span, so that a guest whose mappings wander makes it happen ever more
+/// seldom. A device that refuses them gets the exact ranges; one that refuses those too is as good as one without a
+/// log, until a harvest at which it accepts them.
 /// </remarks>
 public sealed class DeviceLogDirtySource : IDirtySource
 {
     private readonly DmaLogging _log;
-    private readonly Ioas _ioas;
+    private readonly Func<IReadOnlyList<MappedArea>> _areas;
     private readonly DirtyBuffer _buffer;
-    private HashSet<MappedArea> _logged = [];
+    private readonly Func<bool> _standsStill;
+    private bool _on;
 
-    public DeviceLogDirtySource(string deviceName, DmaLogging log, Ioas ioas, DirtyBuffer buffer)
+    /// <param name="areas">What is mapped for the device at the time of the call.</param>
+    /// <param name="standsStill">Whether the device can not write any more; then the log is not armed again.</param>
+    public DeviceLogDirtySource(
+        string deviceName, DmaLogging log, Func<IReadOnlyList<MappedArea>> areas, DirtyBuffer buffer,
+        Func<bool>? standsStill = null)
     {
         ArgumentNullException.ThrowIfNull(log);
-        ArgumentNullException.ThrowIfNull(ioas);
+        ArgumentNullException.ThrowIfNull(areas);
         _log = log;
-        _ioas = ioas;
+        _areas = areas;
         _buffer = buffer;
+        _standsStill = standsStill ?? (() => false);
         Name = $"{deviceName} (device log)";
     }
 
@@ -31,20 +45,23 @@ public sealed class DeviceLogDirtySource : IDirtySource
 
     public DirtySourceKind Kind => DirtySourceKind.DeviceLog;
 
+    /// <summary>How often the log was started anew because mappings lay outside it, or the device was reset.</summary>
+    public int RearmCount { get; private set; }
+
     /// <inheritdoc/>
     /// <exception cref="KernelException">The device refused; this source is off.</exception>
     public void Start()
     {
-        MappedArea[] areas = [.. _ioas.Areas.Where(area => area.CanDirtyGuest)];
-        if (areas.Length != 0)
-            _log.Start([.. areas.Select(area => area.Range)]);
-        _logged = [.. areas];
+        IovaRange[] ranges = FindRanges();
+        if (ranges.Length != 0)
+            _log.Start(ranges);
+        _on = true;
     }
 
     /// <inheritdoc/>
     public void Stop()
     {
-        _logged = [];
+        _on = false;
         _log.Stop();
     }
 
@@ -52,14 +69,99 @@ public sealed class DeviceLogDirtySource : IDirtySource
     public void Harvest(PageBitmap pages)
     {
         ArgumentNullException.ThrowIfNull(pages);
-        foreach (MappedArea area in _ioas.Areas)
+        bool isCovered = true;
+        foreach (MappedArea area in _areas())
         {
-            if (!area.CanDirtyGuest)
-                continue;
-            if (_logged.Contains(area))
-                _log.Report(area, _buffer, pages);
-            else
-                pages.SetRange(area.Guest!.Value.Page, area.Range.ByteLength >> GuestPage.Shift);
+            if (area.CanDirtyGuest)
+                isCovered &= Take(area, pages);
+        }
+
+        if (!isCovered && !_standsStill())
+            ArmAgain(pages);
+    }
+
+    /// <summary>
+    /// Adds what the log has for a mapping that is gone, or all of it where the log does not cover it or can not be
+    /// read.
+    /// </summary>
+    public void TakeGone(MappedArea area, PageBitmap pages)
+    {
+        ArgumentNullException.ThrowIfNull(area);
+        if (!_on || !area.CanDirtyGuest)
+            return;
+        try
+        {
+            Take(area, pages);
+        }
+        catch (KernelException)
+        {
+            // The mapping is gone and the log can not say what was written through it.
+            AddAll(area, pages);
+        }
+    }
+
+    /// <summary>The device was reset, which ended its log: everything counts as written, and the log starts
+    /// anew.</summary>
+    public void OnReset(PageBitmap pages)
+    {
+        if (_on)
+            ArmAgain(pages);
+    }
+
+    private static void AddAll(MappedArea area, PageBitmap pages) =>
+        pages.SetRange(area.Guest!.Value.Page, area.Range.ByteLength >> GuestPage.Shift);
+
+    private IovaRange[] FindRanges() => [.. _areas().Where(area => area.CanDirtyGuest).Select(area => area.Range)];
+
+    /// <returns>Whether the log covers it.</returns>
+    private bool Take(MappedArea area, PageBitmap pages)
+    {
+        if (_log.Covers(area.Range))
+        {
+            _log.Report(area, _buffer, pages);
+            return true;
+        }
+
+        AddAll(area, pages);
+        return false;
+    }
+
+    private void ArmAgain(PageBitmap pages)
+    {
+        RearmCount++;
+        IovaRange[] ranges = FindRanges();
+        if (ranges.Length == 0)
+            return;
+        try
+        {
+            _log.Stop();
+            if (!TryStart(LoggedRanges.Widen(ranges)))
+                TryStart(ranges);
+        }
+        catch (KernelException)
+        {
+            // It counts as stopped; nothing is covered, and the next harvest tries again.
+        }
+
+        // ORDER: after the new start. What was written between the last read and it is in no log.
+        foreach (MappedArea area in _areas())
+        {
+            if (area.CanDirtyGuest)
+                AddAll(area, pages);
+        }
+    }
+
+    private bool TryStart(IReadOnlyList<IovaRange> ranges)
+    {
+        try
+        {
+            _log.Start(ranges);
+            return true;
+        }
+        catch (KernelException)
+        {
+            // Not covered then, which each harvest sees and pays for.
+            return false;
         }
     }
 }

@@ -180,7 +180,7 @@ public sealed record HostCheck
             }
 
             containers.Add(container);
-            AssignedDevice one = AssignedDevice.Assign(opened, container, device.DirtyTracking);
+            AssignedDevice one = AssignedDevice.Assign(opened, container, device.Assignment);
             assigned.Add(one);
             // The workload of a machine here would be the device's driver, if it is one that it can drive.
             one.ChooseHandover(device.Handover, one.Device.IsMdev ? "it is a mediated device" : HandoverChoice.FindNvmeLack(one.Device));

@@ -14,6 +14,12 @@ public enum MigrationBlockerKind
 
     /// <summary>The user wants the device's own DMA log (<c>on</c>), and it has none.</summary>
     NoDeviceLog,
+
+    /// <summary>The user said that the device does not move (<c>migration=off</c>).</summary>
+    SwitchedOff,
+
+    /// <summary>Nobody tracks what it writes, and the user wants that somebody does (<c>require-tracker</c>).</summary>
+    NoTracker,
 }
 
 /// <summary>One reason why a machine can not migrate, found before anything starts. Each text is one sentence for
@@ -28,8 +34,12 @@ public sealed record MigrationBlocker(
 /// <param name="BytesPerPass">Guest memory that counts as written in every pass, in bytes.</param>
 public sealed record StatedCost(string Device, ulong BytesPerPass, string Reason)
 {
+    /// <summary>How long a stopped machine waits for these bytes over a link, at the least.</summary>
+    public TimeSpan PredictDowntime(double bytesPerSecond) => TimeSpan.FromSeconds(BytesPerPass / bytesPerSecond);
+
     public override string ToString() =>
-        $"{BytesPerPass >> 20} MiB are sent in every pass for {Device}. {Reason}";
+        $"{BytesPerPass >> 20} MiB are sent in every pass for {Device}, the last one included: "
+        + $"{Math.Ceiling(PredictDowntime(1 << 30).TotalMilliseconds)} ms of downtime at 1 GiB/s. {Reason}";
 }
 
 /// <summary>Whether a set of devices can migrate together, why not, and at what price.</summary>
@@ -62,7 +72,24 @@ public sealed record MigrationVerdict(
                     "Use it as the only device, or a driver that offers VFIO_MIGRATION_P2P."));
             }
 
-            if (device.LogUse == DeviceLogUse.On && device.Tracker.Kind != TrackerKind.DeviceLog)
+            if (device.Options.Migration == MigrationUse.Off)
+            {
+                blockers.Add(new MigrationBlocker(MigrationBlockerKind.SwitchedOff, device.Name,
+                    $"{device.Name} is not to be migrated (migration=off).",
+                    "The machine's description says so.",
+                    "Say migration=auto, or remove the device before the migration."));
+            }
+
+            if (device.Options.RequireTracker && device.CostBytes is { } untracked)
+            {
+                blockers.Add(new MigrationBlocker(MigrationBlockerKind.NoTracker, device.Name,
+                    $"Nobody tracks what {device.Name} writes, and somebody must (requireTracker).",
+                    $"{device.Tracker.Reason} {untracked >> 20} MiB would be sent in every pass.",
+                    "Use a host whose IOMMU sets dirty bits, or a device that logs its DMA; or leave requireTracker "
+                    + "out and pay for it."));
+            }
+
+            if (device.Options.LogUse == DeviceLogUse.On && device.Tracker.Kind != TrackerKind.DeviceLog)
             {
                 blockers.Add(new MigrationBlocker(MigrationBlockerKind.NoDeviceLog, device.Name,
                     $"{device.Name} must log its own DMA (device-dirty-tracking=on), and can not.",
@@ -72,8 +99,8 @@ public sealed record MigrationVerdict(
         }
 
         StatedCost[] costs = [.. devices
-            .Where(device => device.Tracker.Kind == TrackerKind.Assumed)
-            .Select(device => new StatedCost(device.Name, device.ReachableBytes, device.Tracker.Reason))];
+            .Where(device => device.CostBytes is not null)
+            .Select(device => new StatedCost(device.Name, device.CostBytes!.Value, device.Tracker.Reason))];
         return new MigrationVerdict(blockers, costs);
     }
 }

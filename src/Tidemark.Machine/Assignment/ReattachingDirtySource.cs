@@ -11,7 +11,7 @@ namespace Tidemark.Machine.Assignment;
 public sealed record Reattachment(string Devices, uint From, uint To, ulong PagesFromOld, ulong PagesFromNew);
 
 /// <summary>
-/// As <see cref="HwptDirtySource"/>, but in the middle of a migration it moves its devices to a new page table: to show,
+/// As <see cref="TableDirtySource"/>, but in the middle of a migration it moves its devices to a new page table: to show,
 /// on whichever IOMMU there is, that no write falls between the two.
 /// </summary>
 /// <remarks>
@@ -27,7 +27,7 @@ public sealed class ReattachingDirtySource : IDirtySource
     private readonly IommufdContainer _container;
     private readonly IReadOnlyList<string> _deviceNames;
     private readonly DirtyBuffer _buffer;
-    private ContainerHwpt _entry;
+    private readonly ContainerHwpt _entry;
     private int _harvests;
 
     public ReattachingDirtySource(IommufdContainer container, ContainerHwpt entry, IReadOnlyList<string> deviceNames, DirtyBuffer buffer)
@@ -75,10 +75,10 @@ public sealed class ReattachingDirtySource : IDirtySource
 
     private void Reattach(PageBitmap pages)
     {
-        ContainerHwpt old = _entry;
+        Hwpt old;
         try
         {
-            _entry = _container.Replace(old, hwpt => hwpt.SetDirtyTracking(true), hwpt => HarvestFrom(hwpt, pages));
+            old = _container.Replace(_entry, hwpt => hwpt.SetDirtyTracking(true), hwpt => HarvestFrom(hwpt, pages));
         }
         catch (KernelException failure)
         {
@@ -88,9 +88,9 @@ public sealed class ReattachingDirtySource : IDirtySource
         }
 
         // No device is on it any more: this harvest of it is its last.
-        HarvestFrom(old.Hwpt, pages);
-        Done = new Reattachment(string.Join(", ", _deviceNames), old.Hwpt.Id, _entry.Hwpt.Id, pages.CountSet(), 0);
-        old.Hwpt.Dispose();
+        HarvestFrom(old, pages);
+        Done = new Reattachment(string.Join(", ", _deviceNames), old.Id, _entry.Hwpt.Id, pages.CountSet(), 0);
+        old.Dispose();
     }
 
     private void HarvestFrom(Hwpt hwpt, PageBitmap pages)

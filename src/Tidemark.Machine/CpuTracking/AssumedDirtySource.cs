@@ -7,15 +7,21 @@ namespace Tidemark.Machine.CpuTracking;
 /// </summary>
 public sealed class AssumedDirtySource : IDirtySource
 {
-    private readonly PageRun[] _reach;
+    private readonly Func<IReadOnlyList<PageRun>> _reach;
 
     /// <param name="name">The writer, for instance <c>nvme2 (assumed)</c>.</param>
     /// <param name="reach">What the writer can write; runs may overlap.</param>
     public AssumedDirtySource(string name, IReadOnlyList<PageRun> reach)
+        : this(name, () => reach)
+    {
+    }
+
+    /// <param name="reach">What the writer can write at the time of the call; runs may overlap.</param>
+    public AssumedDirtySource(string name, Func<IReadOnlyList<PageRun>> reach)
     {
         ArgumentNullException.ThrowIfNull(reach);
         Name = name;
-        _reach = [.. reach];
+        _reach = reach;
     }
 
     public string Name { get; }
@@ -38,7 +44,7 @@ public sealed class AssumedDirtySource : IDirtySource
     public void Harvest(PageBitmap pages)
     {
         ArgumentNullException.ThrowIfNull(pages);
-        foreach (PageRun run in _reach)
+        foreach (PageRun run in _reach())
             pages.SetRange(run.FirstPage, run.Count);
     }
 }

@@ -1,3 +1,4 @@
+using Tidemark.Machine.Assignment;
 using Tidemark.Machine.Handover;
 using Tidemark.Machine.Nvme;
 using Tidemark.Vfio;
@@ -22,6 +23,9 @@ public sealed record MachineDescription
     /// </summary>
     public bool HugePages { get; init; }
 
+    /// <summary>Which of the kernel's interfaces to devices is used.</summary>
+    public DeviceBackend Backend { get; init; } = DeviceBackend.Auto;
+
     public WorkloadDescription Workload { get; init; } = new();
 
     public IReadOnlyList<DeviceDescription> Devices { get; init; } = [];
@@ -31,6 +35,32 @@ public sealed record MachineDescription
 
     /// <summary>Folder of the file: relative disk paths start there.</summary>
     public string BaseFolder { get; init; } = ".";
+}
+
+/// <summary>The machine's own IOMMU before a device (<c>viommu</c>).</summary>
+public enum DeviceTranslation
+{
+    /// <summary>None: the device sees guest-physical addresses.</summary>
+    None,
+
+    /// <summary>One that the guest lets pass everything through.</summary>
+    PassThrough,
+
+    /// <summary>One in which the guest maps each buffer for the time of one command.</summary>
+    Translated,
+}
+
+/// <summary>The kernel's two interfaces to devices (<c>backend</c>).</summary>
+public enum DeviceBackend
+{
+    /// <summary>iommufd where the kernel has it, else groups and type1.</summary>
+    Auto,
+
+    /// <summary>iommufd and device files.</summary>
+    Iommufd,
+
+    /// <summary>Groups and type1.</summary>
+    Legacy,
 }
 
 /// <summary>What stands in for the guest's processors.</summary>
@@ -56,11 +86,20 @@ public sealed record DeviceDescription
 {
     public required string Name { get; init; }
 
-    /// <summary>PCI address on this host.</summary>
+    /// <summary>PCI address on this host, or the UUID of a mediated device.</summary>
     public required string Host { get; init; }
 
     /// <summary>Whether the device's own DMA log may be used.</summary>
     public DeviceLogUse DirtyTracking { get; init; } = DeviceLogUse.Auto;
+
+    /// <summary>Whether its tracker is read while it runs.</summary>
+    public bool PrecopyDirtyTracking { get; init; } = true;
+
+    /// <summary>Whether it may move.</summary>
+    public MigrationUse Migration { get; init; } = MigrationUse.Auto;
+
+    /// <summary>A device that nobody tracks is an obstacle instead of a stated cost.</summary>
+    public bool RequireTracker { get; init; }
 
     /// <summary>How the device moves.</summary>
     public HandoverWish Handover { get; init; } = HandoverWish.Auto;
@@ -78,6 +117,9 @@ public sealed record DeviceDescription
     /// </summary>
     public bool Isolated { get; init; }
 
+    /// <summary>What the guest sees before the device.</summary>
+    public DeviceTranslation Viommu { get; init; } = DeviceTranslation.None;
+
     /// <summary>Bytes a second the workload reads through it; 0: as fast as it goes.</summary>
     public ulong ReadBytesPerSecond { get; init; } = 64UL << 20;
 
@@ -86,6 +128,15 @@ public sealed record DeviceDescription
 
     /// <summary>Read commands in flight.</summary>
     public int QueueDepth { get; init; } = 8;
+
+    /// <summary>What is said about it as an assigned device.</summary>
+    public AssignmentOptions Assignment => new()
+    {
+        LogUse = DirtyTracking,
+        PrecopyTracking = PrecopyDirtyTracking,
+        Migration = Migration,
+        RequireTracker = RequireTracker,
+    };
 }
 
 /// <summary>The soft kernel's hardware.</summary>
@@ -94,6 +145,9 @@ public sealed record SoftHostDescription
     public IReadOnlyList<SoftIommuDescription> Iommus { get; init; } = [];
 
     public IReadOnlyList<SoftDeviceDescription> Devices { get; init; } = [];
+
+    /// <summary>UUIDs of mediated devices (mtty).</summary>
+    public IReadOnlyList<string> Mediated { get; init; } = [];
 }
 
 /// <summary>An IOMMU of the soft host.</summary>

@@ -112,9 +112,11 @@ public static class MachineFile
             host.RejectOthers();
         }
 
+        DeviceBackend backend = machine.Choice("backend", DeviceBackend.Auto);
         machine.RejectOthers();
         return new MachineDescription
         {
+            Backend = backend,
             Name = name,
             MemoryBytes = memoryBytes,
             Prefault = prefault,
@@ -132,11 +134,15 @@ public static class MachineFile
         var description = new DeviceDescription
         {
             Name = device.Name("name", required: true) ?? "",
-            Host = device.PciAddress("host") ?? "",
+            Host = device.DeviceAddress("host") ?? "",
             DirtyTracking = device.Choice("deviceDirtyTracking", defaults.DirtyTracking),
+            PrecopyDirtyTracking = device.Flag("precopyDirtyTracking", defaults.PrecopyDirtyTracking),
+            Migration = device.Choice("migration", defaults.Migration),
+            RequireTracker = device.Flag("requireTracker", defaults.RequireTracker),
             Handover = device.Choice("handover", defaults.Handover),
             SameDisk = device.Choice("sameDisk", defaults.SameDisk),
             ArenaBytes = device.Size("arena", 2 * MiB, 1UL << 36, multipleOf: 2 * MiB, fallback: defaults.ArenaBytes),
+            Viommu = device.Choice("viommu", defaults.Viommu),
             Isolated = device.Flag("isolated", defaults.Isolated),
             ReadBytesPerSecond = device.Size("readBytesPerSecond", 0, 1UL << 40, fallback: defaults.ReadBytesPerSecond),
             BlockBytes = (uint)device.Size("blockSize", 4096, MiB, multipleOf: 4096, fallback: defaults.BlockBytes),

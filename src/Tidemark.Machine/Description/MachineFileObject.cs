@@ -63,6 +63,10 @@ internal sealed class MachineFileObject
         return null;
     }
 
+    /// <summary>A PCI address, or the UUID of a mediated device.</summary>
+    public string? DeviceAddress(string key) =>
+        Text(key, required: false) is { } text && Guid.TryParseExact(text, "D", out _) ? text : PciAddress(key);
+
     public string? PciAddress(string key)
     {
         if (Text(key, required: true) is not { } text)

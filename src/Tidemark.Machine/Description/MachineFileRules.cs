@@ -33,7 +33,7 @@ internal static class MachineFileRules
 
         foreach (DeviceDescription device in machine.Devices)
         {
-            if (host.Devices.All(soft => soft.Address != device.Host))
+            if (host.Devices.All(soft => soft.Address != device.Host) && !host.Mediated.Contains(device.Host))
                 problems.Add(new(devicesLine, $"Device \"{device.Name}\" is {device.Host}, which is not in \"softHost\"."));
         }
     }

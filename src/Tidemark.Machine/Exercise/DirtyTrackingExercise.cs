@@ -144,23 +144,23 @@ public sealed class DirtyTrackingExercise
 
     private (ExerciseOutcome Outcome, string Evidence) Replace(ExerciseStage stage)
     {
-        ContainerHwpt old = stage.Attachment.Entry!;
-        stage.ReadDirty(old.Hwpt, clear: true);
+        ContainerHwpt entry = stage.Attachment.Entry!;
+        stage.ReadDirty(entry.Hwpt, clear: true);
         ulong inFlight = stage.Submit(new PageRun(ExerciseStage.FirstDataPage, 32 * PagesPerRead), PagesPerRead);
         PageBitmap fromOld = new(ExerciseStage.MemoryBytes >> GuestPage.Shift);
-        ContainerHwpt created = stage.Container.Replace(
-            old, hwpt => hwpt.SetDirtyTracking(true), hwpt => fromOld.Or(stage.ReadDirty(hwpt, clear: true)));
+        Hwpt old = stage.Container.Replace(
+            entry, hwpt => hwpt.SetDirtyTracking(true), hwpt => fromOld.Or(stage.ReadDirty(hwpt, clear: true)));
         stage.AwaitAll();
         stage.Write(new PageRun(ExerciseStage.FirstDataPage + inFlight, inFlight), PagesPerRead);
-        fromOld.Or(stage.ReadDirty(old.Hwpt, clear: true));
-        old.Hwpt.Dispose();
-        PageBitmap fromNew = stage.ReadDirty(created.Hwpt, clear: true);
+        fromOld.Or(stage.ReadDirty(old, clear: true));
+        old.Dispose();
+        PageBitmap fromNew = stage.ReadDirty(entry.Hwpt, clear: true);
         ulong old1 = CountData(fromOld);
         ulong new1 = CountData(fromNew);
         fromOld.Or(fromNew);
         if (FindMissed(fromOld, new PageRun(ExerciseStage.FirstDataPage, 2 * inFlight)) is { } missed)
             return (ExerciseOutcome.Failed, $"{missed} They were written around a change of the page table.");
-        return (ExerciseOutcome.Shown, Text($"with reads of {inFlight} pages in flight the device went from HWPT {old.Hwpt.Id} to HWPT {created.Hwpt.Id}, both tracking; of {2 * inFlight} pages written around it the old one reported {old1} and the new one {new1}, together all"));
+        return (ExerciseOutcome.Shown, Text($"with reads of {inFlight} pages in flight the device went from HWPT {old.Id} to HWPT {entry.Hwpt.Id}, both tracking; of {2 * inFlight} pages written around it the old one reported {old1} and the new one {new1}, together all"));
     }
 
     /// <summary>A sentence when a page that the device wrote is not dirty; else null.</summary>

@@ -18,7 +18,7 @@ public sealed record DeviceIdentity(
 /// </summary>
 public static class MachineIdentity
 {
-    private const int Version = 1;
+    private const int Version = 2;
 
     /// <summary>LIMIT: a machine that differs everywhere is another machine; a dozen examples say so.</summary>
     private const int MaximumDifferences = 12;
@@ -44,6 +44,7 @@ public static class MachineIdentity
             json.WriteNumber("blockBytes", device.BlockBytes);
             json.WriteNumber("queueDepth", device.QueueDepth);
             json.WriteBoolean("isolated", device.Isolated);
+            json.WriteString("viommu", MachineName.ToWord(device.Viommu.ToString()));
             WriteIdentity(json, device, identities[index]);
             json.WriteEndObject();
         }

@@ -17,6 +17,7 @@ public sealed partial class NvmeDriver
     /// promises.</exception>
     public void Initialize()
     {
+        _options.Dma?.MapQueues(_options.ArenaStart, _options.ArenaByteLength);
         Array.Clear(_outstanding);
         OutstandingCount = 0;
         EnableFunction(NvmePci.CommandMemory);
@@ -110,8 +111,8 @@ public sealed partial class NvmeDriver
         _admin.Clear();
         _hardware.WriteRegister32(
             NvmeRegister.AdminQueueAttributes, AdminQueueAttributes.Create(AdminEntries, AdminEntries).Value);
-        _hardware.WriteRegister64(NvmeRegister.AdminSubmissionQueue, _admin.Submission.Value + _options.IovaOffset);
-        _hardware.WriteRegister64(NvmeRegister.AdminCompletionQueue, _admin.Completion.Value + _options.IovaOffset);
+        _hardware.WriteRegister64(NvmeRegister.AdminSubmissionQueue, ToBus(_admin.Submission));
+        _hardware.WriteRegister64(NvmeRegister.AdminCompletionQueue, ToBus(_admin.Completion));
         _hardware.WriteRegister32(NvmeRegister.Configuration, ControllerConfiguration.Usual.Value);
         WaitForReady(ready: true, capabilities.ReadyTimeout);
     }
@@ -153,7 +154,7 @@ public sealed partial class NvmeDriver
         {
             Opcode = (byte)AdminOpcode.Identify,
             NamespaceId = namespaceId,
-            Prp1 = IdentifyPage.Value + _options.IovaOffset,
+            Prp1 = ToBus(IdentifyPage),
             Dword10 = (uint)structure,
         }, $"Identify {structure}");
         _memory.Read(IdentifyPage, into);
@@ -173,7 +174,7 @@ public sealed partial class NvmeDriver
         Execute(new SubmissionEntry
         {
             Opcode = (byte)AdminOpcode.CreateCompletionQueue,
-            Prp1 = IOCompletion.Value + _options.IovaOffset,
+            Prp1 = ToBus(IOCompletion),
             Dword10 = (_options.QueueEntries - 1) << 16 | IOQueue,
             // Contiguous; vector 1 with interrupts enabled. A vector other than 0 is an error while MSI-X is off.
             Dword11 = _options.UseInterrupts ? 1u << 16 | 2 | 1 : 1,
@@ -182,7 +183,7 @@ public sealed partial class NvmeDriver
         {
             Opcode = (byte)AdminOpcode.CreateSubmissionQueue,
             Prp1 = controllerMemory is null
-                ? IOSubmission.Value + _options.IovaOffset : _options.ControllerMemoryAddress,
+                ? ToBus(IOSubmission) : _options.ControllerMemoryAddress,
             Dword10 = (_options.QueueEntries - 1) << 16 | IOQueue,
             Dword11 = (uint)IOQueue << 16 | 1, // Its completion queue, contiguous.
         }, "Creating the I/O submission queue");

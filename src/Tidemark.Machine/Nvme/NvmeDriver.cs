@@ -93,15 +93,18 @@ public sealed partial class NvmeDriver : IDisposable
     /// <summary>Reads blocks into guest memory.</summary>
     /// <param name="buffer">Aligned to 4 bytes; contiguous in guest-physical addresses.</param>
     /// <param name="tag">Comes back in the completion.</param>
-    public void SubmitRead(ulong block, uint blockCount, GuestPhysicalAddress buffer, ulong tag) =>
-        Submit(NvmOpcode.Read, block, blockCount, buffer, tag);
+    /// <param name="bus">Where the controller finds the buffer; null: at its guest-physical address.</param>
+    public void SubmitRead(
+        ulong block, uint blockCount, GuestPhysicalAddress buffer, ulong tag, ulong? bus = null) =>
+        Submit(NvmOpcode.Read, block, blockCount, buffer, tag, bus);
 
     /// <summary>Writes blocks from guest memory.</summary>
-    public void SubmitWrite(ulong block, uint blockCount, GuestPhysicalAddress buffer, ulong tag) =>
-        Submit(NvmOpcode.Write, block, blockCount, buffer, tag);
+    public void SubmitWrite(
+        ulong block, uint blockCount, GuestPhysicalAddress buffer, ulong tag, ulong? bus = null) =>
+        Submit(NvmOpcode.Write, block, blockCount, buffer, tag, bus);
 
     /// <summary>Makes completed writes durable.</summary>
-    public void SubmitFlush(ulong tag) => Submit(NvmOpcode.Flush, 0, 0, default, tag);
+    public void SubmitFlush(ulong tag) => Submit(NvmOpcode.Flush, 0, 0, default, tag, bus: null);
 
     /// <summary>Takes the next completion, if there is one. Does not wait.</summary>
     /// <exception cref="NvmeException">The controller completed what was not outstanding: once too often, or never
@@ -159,7 +162,8 @@ public sealed partial class NvmeDriver : IDisposable
     /// <summary>Releases the eventfds. Does not touch the controller: it may be somebody else's by now.</summary>
     public void Dispose() => _interrupts.Dispose();
 
-    private void Submit(NvmOpcode opcode, ulong block, uint blockCount, GuestPhysicalAddress buffer, ulong tag)
+    private void Submit(
+        NvmOpcode opcode, ulong block, uint blockCount, GuestPhysicalAddress buffer, ulong tag, ulong? bus)
     {
         NvmeQueuePair io = _io ?? throw NotReady();
         NvmeNamespaceInfo info = Namespace;
@@ -178,18 +182,19 @@ public sealed partial class NvmeDriver : IDisposable
         SubmissionEntry entry = SubmissionEntry.CreateIo(
             opcode, (ushort)id, namespaceId: 1, block, Math.Max(1, blockCount));
         if (opcode != NvmOpcode.Flush)
-            entry = WithPrps(entry, id, buffer, (uint)byteLength);
+            entry = WithPrps(entry, id, buffer, (uint)byteLength, bus);
         _outstanding[id] = new Outstanding { Active = true, Tag = tag, Submitted = Stopwatch.GetTimestamp() };
         OutstandingCount++;
         io.Submit(entry);
     }
 
-    private SubmissionEntry WithPrps(SubmissionEntry entry, int id, GuestPhysicalAddress buffer, uint byteLength)
+    private SubmissionEntry WithPrps(
+        SubmissionEntry entry, int id, GuestPhysicalAddress buffer, uint byteLength, ulong? bus)
     {
         if (buffer.Value % sizeof(uint) != 0 || _memory.FindSlot(buffer, byteLength) is null)
             throw new ArgumentException(
                 $"Guest memory has no usable buffer of {byteLength} bytes at {buffer}.", nameof(buffer));
-        ulong iova = buffer.Value + _options.IovaOffset;
+        ulong iova = bus ?? buffer.Value;
         uint pages = PrpGeometry.CountPages(iova, byteLength);
         ulong second = (iova & ~(ulong)(PrpGeometry.PageByteLength - 1)) + PrpGeometry.PageByteLength;
         if (pages == 1)
@@ -205,7 +210,7 @@ public sealed partial class NvmeDriver : IDisposable
 
         GuestPhysicalAddress place = PrpPage(id);
         _memory.Write(place, list[..(((int)pages - 1) * PrpGeometry.EntryByteLength)]);
-        return entry with { Prp1 = iova, Prp2 = place.Value + _options.IovaOffset };
+        return entry with { Prp1 = iova, Prp2 = ToBus(place) };
     }
 
     private void CheckTimeouts()
@@ -227,6 +232,11 @@ public sealed partial class NvmeDriver : IDisposable
 
     private static InvalidOperationException NotReady() =>
         new("The NVMe driver is not ready: Initialize or RestoreState comes first.");
+
+    /// <summary>Where the controller finds a byte of the arena.</summary>
+    private ulong ToBus(GuestPhysicalAddress address) => _options.Dma is null
+        ? address.Value
+        : address.Value - _options.ArenaStart.Value + _options.ArenaBusAddress;
 
     private GuestPhysicalAddress ArenaAt(ulong offset) => new(_options.ArenaStart.Value + offset);
 

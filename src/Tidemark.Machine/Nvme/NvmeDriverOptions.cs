@@ -27,8 +27,11 @@ public sealed record NvmeDriverOptions(GuestPhysicalAddress ArenaStart, ulong Ar
     /// <summary>Waits by eventfd; else by looking at the queue.</summary>
     public bool UseInterrupts { get; init; } = true;
 
-    /// <summary>Added to a guest-physical address to get the IOVA.</summary>
-    public ulong IovaOffset { get; init; }
+    /// <summary>The guest's DMA mapping; null: bus addresses are guest-physical.</summary>
+    public IGuestDma? Dma { get; init; }
+
+    /// <summary>With <see cref="Dma"/>: the bus address of the arena's first byte.</summary>
+    public ulong ArenaBusAddress { get; init; }
 
     /// <summary>How long a command may take.</summary>
     public TimeSpan CommandTimeout { get; init; } = TimeSpan.FromSeconds(30);

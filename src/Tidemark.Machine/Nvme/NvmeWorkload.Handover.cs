@@ -9,7 +9,7 @@ namespace Tidemark.Machine.Nvme;
 public sealed partial class NvmeWorkload : IHandoverDriver
 {
     private const uint HandoverMagic = 0x4844_4d54; // "TMDH"
-    private const ushort HandoverVersion = 1;
+    private const ushort HandoverVersion = 2;
 
     /// <summary>LIMIT: serial and model numbers, 20 and 40 characters.</summary>
     private const int MaximumTextBytes = 64;

@@ -8,7 +8,7 @@ namespace Tidemark.Machine.Nvme;
 public sealed partial class NvmeWorkload
 {
     private const uint StateMagic = 0x5744_4d54; // "TMDW"
-    private const ushort StateVersion = 2;
+    private const ushort StateVersion = 3;
 
     /// <summary>LIMIT: buffers of a workload, and so entries of its saved state.</summary>
     private const int MaximumBuffers = 1 << 16;
@@ -79,6 +79,7 @@ public sealed partial class NvmeWorkload
                 continue;
             writer.U64(operation.Unit);
             writer.U32(operation.Generation);
+            writer.U64(operation.Bus);
         }
 
         writer.U32((uint)Generations.Length);
@@ -124,7 +125,10 @@ public sealed partial class NvmeWorkload
             good = !reader.Failed && kind <= OperationKind.Write;
             if (!good || kind == OperationKind.None)
                 continue;
-            _operations[index] = new Operation { Kind = kind, Unit = reader.U64(), Generation = reader.U32() };
+            _operations[index] = new Operation
+            {
+                Kind = kind, Unit = reader.U64(), Generation = reader.U32(), Bus = reader.U64(),
+            };
             good = _operations[index].Unit < UnitCount
                 && (kind == OperationKind.Read || IsWritten(_operations[index].Unit));
             inFlight++;
@@ -161,6 +165,8 @@ public sealed partial class NvmeWorkload
         var operation = new Operation { Kind = write ? OperationKind.Write : OperationKind.Read, Unit = unit };
         if (IsWritten(unit))
             operation.Generation = unchecked(GenerationOf(unit) + (write ? 1u : 0u));
+        ulong? bus = _options.Dma?.Map(BufferAt(buffer), (ulong)_options.BlockBytes);
+        operation.Bus = bus ?? 0;
         _operations[buffer] = operation;
         _rateBytes += (ulong)_options.BlockBytes;
         uint blocks = (uint)_options.BlockBytes / _driver.Namespace.BlockByteLength;
@@ -168,11 +174,11 @@ public sealed partial class NvmeWorkload
         {
             FillWritten(_wanted, unit, operation.Generation);
             _memory.Write(BufferAt(buffer), _wanted);
-            _driver.SubmitWrite(unit * blocks, blocks, BufferAt(buffer), (ulong)buffer);
+            _driver.SubmitWrite(unit * blocks, blocks, BufferAt(buffer), (ulong)buffer, bus);
         }
         else
         {
-            _driver.SubmitRead(unit * blocks, blocks, BufferAt(buffer), (ulong)buffer);
+            _driver.SubmitRead(unit * blocks, blocks, BufferAt(buffer), (ulong)buffer, bus);
         }
 
         return true;
@@ -223,6 +229,7 @@ public sealed partial class NvmeWorkload
                 $"NVMe workload {_options.Name} got a completion for buffer {completion.Tag}, which is not in use.");
         Operation operation = _operations[buffer];
         _operations[buffer] = default;
+        _options.Dma?.Unmap(operation.Bus);
         string place = string.Create(
             CultureInfo.InvariantCulture,
             $"{operation.Kind} at disk offset 0x{operation.Unit * (ulong)_options.BlockBytes:x}");
@@ -337,5 +344,8 @@ public sealed partial class NvmeWorkload
         public OperationKind Kind;
         public ulong Unit;
         public uint Generation;
+
+        /// <summary>The buffer's bus address, with a DMA mapping of the guest.</summary>
+        public ulong Bus;
     }
 }

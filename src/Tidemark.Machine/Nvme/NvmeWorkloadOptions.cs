@@ -9,6 +9,9 @@ namespace Tidemark.Machine.Nvme;
 /// <param name="BufferByteLength">At least <see cref="Depth"/> times <see cref="BlockBytes"/>.</param>
 public sealed record NvmeWorkloadOptions(string Name, GuestPhysicalAddress BufferStart, ulong BufferByteLength)
 {
+    /// <summary>The guest's DMA mapping, as the driver's; null: bus addresses are guest-physical.</summary>
+    public IGuestDma? Dma { get; init; }
+
     /// <summary>
     /// Commands kept in flight, each with a buffer of its own. With more buffers than that in the given memory, all of
     /// them are used in turn, so that DMA reaches all of it.

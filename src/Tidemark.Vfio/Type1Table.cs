@@ -1,0 +1,95 @@
+using System.Buffers.Binary;
+using System.Numerics;
+using Tidemark.Abi;
+using Tidemark.Iommu;
+using Tidemark.Kernel;
+using Tidemark.Memory;
+
+namespace Tidemark.Vfio;
+
+/// <summary>
+/// The dirty bitmaps of a type1 container (VFIO_IOMMU_DIRTY_PAGES): one for each mapping, for all devices together.
+/// </summary>
+/// <remarks>
+/// UAPI: vfio.h. type1 uses no dirty bits of hardware. With any ordinary device in the container it reports every
+/// mapped page at every read; with mediated devices only, the pages that their drivers have pinned or written. A read
+/// must not cut a mapping, is written in words of 64 bits, and may be as large as the container says
+/// (<see cref="MaximumReadLength"/>): so the container maps nothing longer.
+/// </remarks>
+public sealed class Type1Table : IDirtyTable
+{
+    private const int GetLength = (int)VfioIommuType1DirtyBitmap.StructSize + 40;
+    private const int UnmapLength = (int)VfioIommuType1DmaUnmap.StructSize + 24;
+
+    private readonly KernelFd _container;
+
+    internal Type1Table(KernelFd container, ulong maximumBitmapLength)
+    {
+        _container = container;
+        // One bit for each page; what a kernel says beyond our own limit is of no use.
+        ulong useful = Math.Min(maximumBitmapLength, DirtyBuffer.ChunkLength);
+        MaximumReadLength = Math.Min(DirtyBuffer.ChunkLength, 1UL << BitOperations.Log2(useful * 8 * GuestPage.Size));
+    }
+
+    public string Name => "the type1 container";
+
+    /// <inheritdoc/>
+    public bool IsTracking { get; private set; }
+
+    /// <summary>The longest range of IOVAs that one read covers, in bytes; a power of two.</summary>
+    public ulong MaximumReadLength { get; }
+
+    /// <inheritdoc/>
+    public void SetDirtyTracking(bool on)
+    {
+        if (on == IsTracking)
+            return;
+        IsTracking = false;
+        VfioIommuType1DirtyBitmap argument = VfioIommuType1DirtyBitmap.Create(
+            on ? VfioIommuDirtyPagesFlags.Start : VfioIommuDirtyPagesFlags.Stop);
+        _container.Kernel.Ioctl(_container, ref argument)
+            .ThrowIfFailed($"Switching dirty tracking of {Name} {(on ? "on" : "off")}");
+        IsTracking = on;
+    }
+
+    /// <inheritdoc/>
+    public void HarvestDirty(MappedArea area, DirtyBuffer buffer, PageBitmap pages) =>
+        DirtyHarvester.Read(area, buffer, pages, Read, $"Reading dirty pages of {Name}");
+
+    /// <summary>Unmaps one mapping and adds its dirty pages.</summary>
+    /// <exception cref="KernelException">Refused; it is still mapped.</exception>
+    internal void UnmapDirty(MappedArea area, DirtyBuffer buffer, PageBitmap pages) =>
+        DirtyHarvester.Read(area, buffer, pages, UnmapAndRead, $"Unmapping from {Name} with its dirty pages");
+
+    private static void WriteBitmap(Span<byte> at, IovaRange range, HostAddress bitmap)
+    {
+        BinaryPrimitives.WriteUInt64LittleEndian(at, GuestPage.Size);
+        BinaryPrimitives.WriteUInt64LittleEndian(
+            at[8..], ((range.ByteLength >> GuestPage.Shift) + 63) / 64 * sizeof(ulong));
+        BinaryPrimitives.WriteUInt64LittleEndian(at[16..], bitmap.Value);
+    }
+
+    /// <summary>vfio_iommu_type1_dirty_bitmap with a vfio_iommu_type1_dirty_bitmap_get behind it.</summary>
+    private SyscallResult Read(IovaRange chunk, HostAddress bitmap)
+    {
+        Span<byte> argument = stackalloc byte[GetLength];
+        BinaryPrimitives.WriteUInt32LittleEndian(argument, GetLength);
+        BinaryPrimitives.WriteUInt32LittleEndian(argument[4..], (uint)VfioIommuDirtyPagesFlags.GetBitmap);
+        BinaryPrimitives.WriteUInt64LittleEndian(argument[8..], chunk.First.Value);
+        BinaryPrimitives.WriteUInt64LittleEndian(argument[16..], chunk.ByteLength);
+        WriteBitmap(argument[24..], chunk, bitmap);
+        return _container.Kernel.Ioctl(_container.Number, VfioRequests.IommuDirtyPages.Value, argument);
+    }
+
+    /// <summary>vfio_iommu_type1_dma_unmap with a vfio_bitmap behind it.</summary>
+    private SyscallResult UnmapAndRead(IovaRange chunk, HostAddress bitmap)
+    {
+        Span<byte> argument = stackalloc byte[UnmapLength];
+        BinaryPrimitives.WriteUInt32LittleEndian(argument, UnmapLength);
+        BinaryPrimitives.WriteUInt32LittleEndian(argument[4..], (uint)VfioDmaUnmapFlags.GetDirtyBitmap);
+        BinaryPrimitives.WriteUInt64LittleEndian(argument[8..], chunk.First.Value);
+        BinaryPrimitives.WriteUInt64LittleEndian(argument[16..], chunk.ByteLength);
+        WriteBitmap(argument[24..], chunk, bitmap);
+        return _container.Kernel.Ioctl(_container.Number, VfioRequests.IommuUnmapDma.Value, argument);
+    }
+}

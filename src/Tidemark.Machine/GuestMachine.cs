@@ -1,5 +1,4 @@
 using Tidemark.Abi;
-using Tidemark.Iommu;
 using Tidemark.Kernel;
 using Tidemark.Machine.Assignment;
 using Tidemark.Machine.CpuTracking;
@@ -65,6 +64,7 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
                 (exercises & GuestMachineExercises.Reattach) != 0));
             DirtyTracker = CreateTracker(faults);
             Verdict = MigrationVerdict.Judge([.. _devices.Select(device => device.Assigned)]);
+            RefuseWhatMustMove();
             _workload = Own(new GuestWorkload(Memory, _layout, description.Workload, _devices));
             // The machine's IOMMU first: its mappings are there before a device runs.
             IMigratable[] viommu = Viommu.Endpoints.Count == 0 ? [] : [Viommu];
@@ -141,6 +141,58 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         _workload.StartFresh();
     }
 
+    /// <inheritdoc/>
+    public bool ReportsUnchangedPages =>
+        _devices.Exists(device => device.Assigned.CostBytes is not null) || (_description.HugePages && _devices.Count > 0);
+
+    /// <inheritdoc/>
+    public void StartTracking()
+    {
+        // A leaf is one dirty unit. Where the tables can not be exchanged (type1, a kernel that refuses), pages are
+        // compared with what was sent instead.
+        SetHugePages(allowed: false);
+        DirtyTracker.Start();
+    }
+
+    /// <inheritdoc/>
+    public void StopTracking(bool staysHere)
+    {
+        DirtyTracker.Stop();
+        if (staysHere)
+            SetHugePages(allowed: true);
+    }
+
+    /// <summary>
+    /// Gives the devices tables with other leaves while they work, if the file wants large ones at all. A refusal
+    /// leaves them as they are.
+    /// </summary>
+    private void SetHugePages(bool allowed)
+    {
+        if (!_description.HugePages)
+            return;
+        var refusals = new List<string>();
+        foreach (IommufdContainer container in _devices
+            .Select(device => device.Assigned)
+            .Where(device => device.Tracker.Kind == TrackerKind.Iommu)
+            .Select(device => device.Container).OfType<IommufdContainer>().Distinct())
+        {
+            try
+            {
+                DeviceTracking.SetHugePages(container, allowed);
+            }
+            catch (KernelException failure)
+            {
+                // Everything is as before; the migration costs more.
+                refusals.Add(failure.Message);
+            }
+        }
+
+        LeafRefusals = refusals;
+    }
+
+    /// <summary>Why devices kept their large leaves when tracking began, or went without when it ended.</summary>
+    public IReadOnlyList<string> LeafRefusals { get; private set; } = [];
+
     public void StopWorkload() => _workload.Pause();
 
     public void ResumeWorkload() => _workload.Resume();
@@ -179,6 +231,8 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
     {
         try
         {
+            foreach (IMigratable part in Parts)
+                part.PrepareStart();
             foreach (IMigratable part in Parts)
                 part.Start();
         }
@@ -237,6 +291,22 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         return problems;
     }
 
+    /// <summary>A device that must be able to move (<c>migration=on</c>) and can not is told now, not when it is
+    /// needed.</summary>
+    private void RefuseWhatMustMove()
+    {
+        foreach (MigrationBlocker blocker in Verdict.Blockers)
+        {
+            if (_devices.Exists(device => device.Name == blocker.Device
+                && device.Assigned.Options.Migration == MigrationUse.On))
+            {
+                throw new KernelException(
+                    $"Starting the machine: {blocker.Device} must be able to move (migration=on), and can not",
+                    Errno.EOPNOTSUPP, blocker.ToString());
+            }
+        }
+    }
+
     private T Own<T>(T item)
         where T : IDisposable
     {
@@ -248,13 +318,13 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
     {
         if (_description.Devices.Count == 0)
             return;
-        Func<DmaContainer> create = OpenBackend();
+        KernelInterface opener = Own(KernelInterface.Open(_kernel, _sysfs, _description.Backend));
         DmaContainer? shared = null;
         for (int index = 0; index < _description.Devices.Count; index++)
         {
             DeviceDescription device = _description.Devices[index];
             bool isAlone = device.Isolated || device.Viommu != DeviceTranslation.None;
-            DmaContainer container = isAlone ? create() : shared ??= create();
+            DmaContainer container = isAlone ? CreateContainer(opener) : shared ??= CreateContainer(opener);
             string folder = VfioDiscovery.FindFolder(_sysfs, device.Host);
             VfioDevice opened = container.Open(_sysfs, folder, device.Name);
             AssignedDevice assigned = Own(AssignedDevice.Assign(opened, container, device.Assignment));
@@ -285,31 +355,15 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         }
     }
 
-    /// <summary>Opens the interface that devices are used by; the result makes containers of it.</summary>
-    private Func<DmaContainer> OpenBackend()
-    {
-        bool isLegacy = _description.Backend switch
-        {
-            DeviceBackend.Legacy => true,
-            DeviceBackend.Iommufd => false,
-            DeviceBackend.Auto => !_sysfs.Exists(Iommufd.DefaultPath) && _sysfs.Exists(LegacyContainer.DefaultPath),
-            _ => false,
-        };
-        if (isLegacy)
-            return () => Own(LegacyContainer.Create(_kernel));
-        Iommufd iommufd = Own(Iommufd.Open(_kernel));
-        return () => CreateContainer(iommufd);
-    }
-
     /// <summary>
     /// A leaf of the page table is one dirty unit, and leaves are not split when tracking starts: with huge leaves one
     /// small write costs 2 MiB or more in each pass. So base pages unless the file asks for huge ones.
     /// </summary>
-    private IommufdContainer CreateContainer(Iommufd iommufd)
+    private DmaContainer CreateContainer(KernelInterface opened)
     {
-        IommufdContainer container = Own(IommufdContainer.Create(iommufd));
-        if (!_description.HugePages)
-            container.Ioas.SetHugePages(false);
+        DmaContainer container = Own(opened.CreateContainer());
+        if (!_description.HugePages && container is IommufdContainer iommufd)
+            iommufd.Ioas.SetHugePages(false);
         return container;
     }
 

@@ -12,10 +12,14 @@ namespace Tidemark.Memory;
 /// </remarks>
 public sealed class DirtyTracker
 {
+    /// <summary>What reports call the pages that <see cref="Change"/> and <see cref="Remove"/> brought.</summary>
+    private const string ChangesName = "what came and went";
+
     private readonly Lock _gate = new();
     private IDirtySource[] _sources;
     private readonly PageBitmap _pending;
     private readonly PageBitmap _scratch;
+    private readonly PageBitmap _changed;
     private bool _started;
 
     /// <param name="pageCount">Guest pages from guest-physical 0 to the end of the last slot.</param>
@@ -25,6 +29,7 @@ public sealed class DirtyTracker
         _sources = [.. sources];
         _pending = new PageBitmap(pageCount);
         _scratch = new PageBitmap(pageCount);
+        _changed = new PageBitmap(pageCount);
     }
 
     public ulong PageCount { get; }
@@ -61,6 +66,7 @@ public sealed class DirtyTracker
             }
 
             _pending.Clear();
+            _changed.Clear();
             _started = true;
         }
     }
@@ -99,7 +105,7 @@ public sealed class DirtyTracker
             if (!_started)
                 throw new InvalidOperationException("Dirty tracking is off; there is nothing to harvest.");
             var union = new PageBitmap(PageCount);
-            var bySource = new DirtyCount[_sources.Length];
+            var bySource = new List<DirtyCount>(_sources.Length + 1);
             try
             {
                 for (int index = 0; index < _sources.Length; index++)
@@ -114,8 +120,7 @@ public sealed class DirtyTracker
                         union.Or(_scratch);
                     }
 
-                    bySource[index] = new DirtyCount(
-                        _sources[index].Name, _sources[index].Kind, _scratch.CountSet(), _scratch.CountByBucket(DirtyCount.BucketCount));
+                    bySource.Add(Describe(_sources[index].Name, _sources[index].Kind, _scratch));
                 }
             }
             catch
@@ -125,6 +130,11 @@ public sealed class DirtyTracker
                 throw;
             }
 
+            DirtyCount changes = Describe(ChangesName, DirtySourceKind.Changes, _changed);
+            if (changes.PageCount > 0)
+                bySource.Add(changes);
+            union.Or(_changed);
+            _changed.Clear();
             union.Or(_pending);
             _pending.Clear();
             return new DirtyLease(this, union, bySource);
@@ -164,7 +174,7 @@ public sealed class DirtyTracker
                 return;
             try
             {
-                source.Harvest(_pending);
+                source.Harvest(_changed);
             }
             finally
             {
@@ -184,14 +194,19 @@ public sealed class DirtyTracker
     {
         ArgumentNullException.ThrowIfNull(change);
         lock (_gate)
-            change(_started ? _pending : new PageBitmap(PageCount), _started);
+            change(_started ? _changed : new PageBitmap(PageCount), _started);
     }
 
     /// <summary>Pages that a failed or cancelled pass gave back and that the next harvest will contain.</summary>
     public ulong CountPending()
     {
         lock (_gate)
-            return _pending.CountSet();
+        {
+            _scratch.Clear();
+            _scratch.Or(_pending);
+            _scratch.Or(_changed);
+            return _scratch.CountSet();
+        }
     }
 
     internal void Return(PageBitmap pages)
@@ -199,6 +214,9 @@ public sealed class DirtyTracker
         lock (_gate)
             _pending.Or(pages);
     }
+
+    private static DirtyCount Describe(string name, DirtySourceKind kind, PageBitmap pages) =>
+        new(name, kind, pages.CountSet(), pages.CountByBucket(DirtyCount.BucketCount));
 
     private static Exception? TryStop(IDirtySource source)
     {

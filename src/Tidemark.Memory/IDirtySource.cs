@@ -17,6 +17,12 @@ public enum DirtySourceKind
 
     /// <summary>Nobody tracks this writer: everything it can reach counts as written, at each harvest.</summary>
     Assumed,
+
+    /// <summary>
+    /// DMA through mappings, or by devices, that were taken away since the last harvest; and what counts as written
+    /// because a device came, or lost its log in a reset.
+    /// </summary>
+    Changes,
 }
 
 /// <summary>

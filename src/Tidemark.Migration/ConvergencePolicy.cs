@@ -22,7 +22,14 @@ internal enum ConvergenceStep
 /// <param name="HarvestTime">How long the last harvest took.</param>
 internal readonly record struct ConvergenceFacts(
     int PassesDone, ulong DirtyPages, ulong PreviousPages, TimeSpan PreviousDuration, double BytesPerSecond,
-    ulong StateBytes, TimeSpan HarvestTime);
+    ulong StateBytes, TimeSpan HarvestTime)
+{
+    /// <summary>
+    /// Pages are compared with what was sent, and most of them need not be: then what a page costs is what it cost in
+    /// the pass before, and not its size on the wire.
+    /// </summary>
+    public bool ComparesPages { get; init; }
+}
 
 /// <summary>The step, the downtime predicted for switching over now, and the sentence that says why.</summary>
 internal readonly record struct ConvergenceDecision(ConvergenceStep Step, TimeSpan Predicted, string Reason);
@@ -49,7 +56,9 @@ internal static class ConvergencePolicy
     public static ConvergenceDecision Decide(in ConvergenceFacts facts, TimeSpan limit, int maximumPasses)
     {
         double rate = Math.Max(facts.BytesPerSecond, 1);
-        double pageSeconds = facts.DirtyPages * BytesPerPage / rate;
+        double pageSeconds = facts.ComparesPages && facts.PreviousPages > 0
+            ? facts.DirtyPages * (facts.PreviousDuration.TotalSeconds / facts.PreviousPages)
+            : facts.DirtyPages * BytesPerPage / rate;
         double seconds = Math.Min(
             pageSeconds + facts.StateBytes / rate + facts.HarvestTime.TotalSeconds + FixedCost.TotalSeconds,
             TimeSpan.FromDays(365).TotalSeconds);

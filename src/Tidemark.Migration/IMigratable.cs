@@ -12,7 +12,7 @@ namespace Tidemark.Migration;
 /// <code>
 /// source:       Running --BeginSave--> Saving --EnterP2P--> (P2P) --Stop--> Stopped, state readable to its end --EndSave--> Stopped
 ///               any --Recover--> Running (a device that can not be made to run is reset, and says so by throwing)
-/// destination:  Fresh --BeginLoad--> Loading --EndLoad--> Stopped --Start--> Running
+/// destination:  Fresh --BeginLoad--> Loading --EndLoad--> Stopped --PrepareStart--> (P2P) --Start--> Running
 /// </code>
 /// </remarks>
 public interface IMigratable
@@ -62,7 +62,14 @@ public interface IMigratable
     /// <summary>The stream is complete: the part checks it and is then stopped, ready to start.</summary>
     void EndLoad();
 
-    /// <summary>Runs on the destination. Called for all parts after Commit.</summary>
+    /// <summary>
+    /// First phase of starting, done for all parts before the second: the part answers its peers and begins no DMA of
+    /// its own. Nothing for a part without peers. Called after Commit, and before <see cref="Recover"/> of a machine that
+    /// was stopped.
+    /// </summary>
+    void PrepareStart();
+
+    /// <summary>Runs on the destination. Called for all parts after <see cref="PrepareStart"/>.</summary>
     void Start();
 }
 

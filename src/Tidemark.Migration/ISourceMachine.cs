@@ -18,6 +18,22 @@ public interface ISourceMachine
     /// </summary>
     ReadOnlyMemory<byte> Description { get; }
 
+    /// <summary>
+    /// Whether the sources report pages that were not written: large units, or writers that nobody tracks. Then it pays
+    /// to compare pages with what was sent. Asked before tracking begins.
+    /// </summary>
+    bool ReportsUnchangedPages { get; }
+
+    /// <summary>Starts <see cref="DirtyTracker"/>, after what makes it report small units.</summary>
+    /// <exception cref="Exception">Tracking is off, as before.</exception>
+    void StartTracking();
+
+    /// <summary>Stops <see cref="DirtyTracker"/>. Idempotent.</summary>
+    /// <param name="staysHere">The machine runs on here: what <see cref="StartTracking"/> changed is changed
+    /// back.</param>
+    /// <exception cref="Exception">A source failed; tracking is off all the same.</exception>
+    void StopTracking(bool staysHere);
+
     /// <summary>Stops the processors (or workload): when it returns they write no more. Idempotent.</summary>
     void StopWorkload();
 

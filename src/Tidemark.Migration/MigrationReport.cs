@@ -47,6 +47,9 @@ public sealed record PassReport(
     /// <summary>Downtime predicted after this pass, or null for the last.</summary>
     public TimeSpan? PredictedDowntime { get; init; }
 
+    /// <summary>Dirty pages that were not sent, because the destination has just this content.</summary>
+    public ulong UnchangedPages { get; init; }
+
     /// <summary>Bytes a second on the wire during the pass.</summary>
     public double BytesPerSecond => Duration > TimeSpan.Zero ? Bytes / Duration.TotalSeconds : 0;
 }

@@ -28,6 +28,7 @@ internal sealed class PageSender : IDisposable
     private readonly object _gate = new();
     private readonly IConnection _connection;
     private readonly GuestMemory _memory;
+    private readonly SentPages? _sent;
     private readonly ControlLink _link;
     private readonly int _number;
     private readonly FrameWriter _writer;
@@ -47,9 +48,12 @@ internal sealed class PageSender : IDisposable
     private PassTotals _totals;
 
     /// <param name="number">1 for the first channel.</param>
+    /// <param name="sent">What the destination has, when comparing pays; else null.</param>
     public PageSender(
-        IConnection connection, int number, GuestMemory memory, ControlLink link, TimeSpan idleTimeout, TimeProvider time)
+        IConnection connection, int number, GuestMemory memory, SentPages? sent, ControlLink link,
+        TimeSpan idleTimeout, TimeProvider time)
     {
+        _sent = sent;
         _connection = connection;
         _number = number;
         _memory = memory;
@@ -182,7 +186,7 @@ internal sealed class PageSender : IDisposable
             {
             }
 
-            AddContent(slotFirst, first + (ulong)from, pages[(from * GuestPage.Size)..(index * GuestPage.Size)]);
+            AddContent(work, slotFirst, first + (ulong)from, pages[(from * GuestPage.Size)..(index * GuestPage.Size)]);
             if (_pageCount == FrameLimits.ContentPages)
                 FlushPages(work);
         }
@@ -191,16 +195,47 @@ internal sealed class PageSender : IDisposable
     private static bool IsZero(ReadOnlySpan<byte> pages, int index) =>
         PageKernels.IsZero(pages.Slice(index * GuestPage.Size, GuestPage.Size));
 
-    private void AddContent(ulong slotFirst, ulong first, ReadOnlySpan<byte> content)
+    private void AddContent(PassWork work, ulong slotFirst, ulong first, ReadOnlySpan<byte> content)
     {
+        if (_sent is not null)
+        {
+            AddChanged(work, _sent, slotFirst, first, content);
+            return;
+        }
+
         content.CopyTo(_buffer.AsSpan(ContentOffset + _pageCount * GuestPage.Size));
         int count = content.Length / GuestPage.Size;
         _pageCount += count;
         Append(_runs, ref _runCount, slotFirst, new PageRun(first, (ulong)count));
     }
 
+    /// <summary>
+    /// Only what the destination does not have. The copy is compared, not the page: the machine goes on writing.
+    /// </summary>
+    private void AddChanged(PassWork work, SentPages sent, ulong slotFirst, ulong first, ReadOnlySpan<byte> content)
+    {
+        ulong unchanged = 0;
+        for (int offset = 0; offset < content.Length; offset += GuestPage.Size, first++)
+        {
+            Span<byte> copy = _buffer.AsSpan(ContentOffset + _pageCount * GuestPage.Size, GuestPage.Size);
+            content.Slice(offset, GuestPage.Size).CopyTo(copy);
+            if (sent.IsThere(first, copy))
+            {
+                unchanged++;
+                continue;
+            }
+
+            _pageCount++;
+            Append(_runs, ref _runCount, slotFirst, new PageRun(first, 1));
+        }
+
+        if (unchanged > 0)
+            work.CountUnchanged(unchanged);
+    }
+
     private void AddZeroPages(PassWork work, ulong slotFirst, ulong first, int count)
     {
+        _sent?.Forget(first, (ulong)count);
         Append(_zeroRuns, ref _zeroRunCount, slotFirst, new PageRun(first, (ulong)count));
         _zeroPageCount += (ulong)count;
         if (_zeroRunCount == _zeroRuns.Length)

@@ -17,6 +17,7 @@ internal sealed class PassWork : IDisposable
     private ulong _cursor;
     private ulong _sentPages;
     private ulong _zeroPages;
+    private ulong _unchangedPages;
     private ulong _bytes;
 
     /// <param name="forgetLastWord">Planted fault: the last 64 pages are not looked at.</param>
@@ -33,6 +34,9 @@ internal sealed class PassWork : IDisposable
     public ulong SentPages => Volatile.Read(ref _sentPages);
 
     public ulong ZeroPages => Volatile.Read(ref _zeroPages);
+
+    /// <summary>Pages that were not sent, because the destination has them as they are.</summary>
+    public ulong UnchangedPages => Volatile.Read(ref _unchangedPages);
 
     public ulong Bytes => Volatile.Read(ref _bytes);
 
@@ -74,6 +78,8 @@ internal sealed class PassWork : IDisposable
         Interlocked.Add(ref _zeroPages, zeroPages);
         Interlocked.Add(ref _bytes, bytes);
     }
+
+    public void CountUnchanged(ulong pages) => Interlocked.Add(ref _unchangedPages, pages);
 
     public void ChannelDone() => _channelsLeft.Signal();
 

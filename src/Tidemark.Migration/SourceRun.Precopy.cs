@@ -39,7 +39,10 @@ internal sealed partial class SourceRun
             DrainInitialState();
             DirtyLease lease = Harvest();
             var facts = new ConvergenceFacts(
-                pass.Index + 1, lease.PageCount, pass.DirtyPages, pass.Duration, _bytesPerSecond, EstimateState(), _harvestTime);
+                pass.Index + 1, lease.PageCount, pass.DirtyPages, pass.Duration, _bytesPerSecond, EstimateState(), _harvestTime)
+            {
+                ComparesPages = _comparesPages && pass.Index > 0,
+            };
             ConvergenceDecision decision = ConvergencePolicy.Decide(facts, _options.DowntimeLimit, _options.MaximumPasses);
             EndPass(pass with { PredictedDowntime = decision.Predicted });
             if (decision.Step == ConvergenceStep.GiveUp)
@@ -88,7 +91,10 @@ internal sealed partial class SourceRun
         AwaitPass(_work, dirtyPages, readParts: !final);
         TimeSpan duration = _time.GetElapsedTime(start);
         var report = new PassReport(
-            index, dirtyPages, _work.SentPages, _work.ZeroPages, _work.Bytes, duration, sources, final);
+            index, dirtyPages, _work.SentPages, _work.ZeroPages, _work.Bytes, duration, sources, final)
+        {
+            UnchangedPages = _work.UnchangedPages,
+        };
         _work.Dispose();
         _work = null;
         double rate = report.BytesPerSecond;
@@ -119,7 +125,7 @@ internal sealed partial class SourceRun
             {
                 lastProgress = _time.GetTimestamp();
                 Emit(new MigrationEvent.PassProgress(
-                    (int)work.Index, work.SentPages + work.ZeroPages, dirtyPages, work.Bytes));
+                    (int)work.Index, work.SentPages + work.ZeroPages + work.UnchangedPages, dirtyPages, work.Bytes));
             }
         }
     }

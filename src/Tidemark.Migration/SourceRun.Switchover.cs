@@ -158,7 +158,7 @@ internal sealed partial class SourceRun
         Close();
         foreach (IMigratable part in _machine.Parts)
             Tidy($"The part {part.Name} could not end saving", part.EndSave);
-        Tidy("Dirty tracking could not be ended in order", _machine.DirtyTracker.Stop);
+        Tidy("Dirty tracking could not be ended in order", () => _machine.StopTracking(staysHere: false));
         _tracking = false;
         Begin(MigrationPhase.Done);
 
@@ -176,15 +176,21 @@ internal sealed partial class SourceRun
         }
     }
 
+    /// <summary>Adds up by source; one that came or went between the two counts for what it has.</summary>
     private static List<DirtyCount> Sum(IReadOnlyList<DirtyCount> first, IReadOnlyList<DirtyCount> second)
     {
-        var sums = new List<DirtyCount>(first.Count);
-        for (int index = 0; index < first.Count; index++)
+        var sums = new List<DirtyCount>(first);
+        foreach (DirtyCount count in second)
         {
-            DirtyCount a = first[index];
-            DirtyCount b = second[index];
-            uint[] buckets = [.. a.Buckets.Zip(b.Buckets, (left, right) => left + right)];
-            sums.Add(a with { PageCount = a.PageCount + b.PageCount, Buckets = buckets });
+            int at = sums.FindIndex(known => known.Source == count.Source && known.Kind == count.Kind);
+            if (at < 0)
+            {
+                sums.Add(count);
+                continue;
+            }
+
+            uint[] buckets = [.. sums[at].Buckets.Zip(count.Buckets, (left, right) => left + right)];
+            sums[at] = count with { PageCount = sums[at].PageCount + count.PageCount, Buckets = buckets };
         }
 
         return sums;

@@ -33,6 +33,7 @@ internal sealed partial class SourceRun : IDisposable
     private MigrationPhase _phase;
     private ulong? _lostPages;
     private bool _tracking;
+    private bool _comparesPages;
     private bool _savingBegan;
     private bool _stopCalled;
     private bool _committed;
@@ -159,10 +160,12 @@ internal sealed partial class SourceRun : IDisposable
                 throw answer.Reader.Bad("Accept or Refuse is due here");
         }
 
+        SentPages? sent = _machine.ReportsUnchangedPages ? new SentPages(_machine.Memory.SpanPages) : null;
+        _comparesPages = sent is not null;
         for (int number = 1; number <= _options.Channels; number++)
         {
             IConnection connection = Open(PreambleRole.SourcePages, number, _token);
-            _senders.Add(new PageSender(connection, number, _machine.Memory, Link, _options.IdleTimeout, _time));
+            _senders.Add(new PageSender(connection, number, _machine.Memory, sent, Link, _options.IdleTimeout, _time));
         }
 
         Link.Expect(FrameType.Ready, _cancel).Dispose();
@@ -173,7 +176,7 @@ internal sealed partial class SourceRun : IDisposable
         Begin(MigrationPhase.Track);
         try
         {
-            _machine.DirtyTracker.Start();
+            _machine.StartTracking();
         }
         catch (Exception failure)
         {
@@ -221,6 +224,13 @@ internal sealed partial class SourceRun : IDisposable
             lease.Dispose();
         if (_savingBegan)
         {
+            if (_stopCalled)
+            {
+                // A device that runs may talk to one that does not answer yet; so all of them answer first.
+                foreach (IMigratable part in _machine.Parts)
+                    TryFirst(part.PrepareStart);
+            }
+
             foreach (IMigratable part in _machine.Parts)
                 Try(part.Recover, $"{part.Name} does not run");
         }
@@ -228,9 +238,21 @@ internal sealed partial class SourceRun : IDisposable
         if (_stopCalled)
             Try(_machine.ResumeWorkload, "The workload does not run");
         if (_tracking)
-            Try(_machine.DirtyTracker.Stop, "Dirty tracking could not be ended in order");
+            Try(() => _machine.StopTracking(staysHere: true), "Dirty tracking could not be ended in order");
         _tracking = false;
         return problems;
+
+        static void TryFirst(Action action)
+        {
+            try
+            {
+                action();
+            }
+            catch (Exception)
+            {
+                // Recover, which follows, brings the part back by its own means, or says why not.
+            }
+        }
 
         void Try(Action action, string problem)
         {

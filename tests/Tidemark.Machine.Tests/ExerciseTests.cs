@@ -75,7 +75,7 @@ public sealed class ExerciseTests : IDisposable
         (MigrationOutcome sent, _) = _rig.Migrate(source, destination);
         Assert.True(sent.Result == MigrationResult.Completed, sent.Cause);
         Assert.Equal(0UL, sent.Report.LostPages);
-        ReattachingDirtySource tables = Assert.Single(source.DirtyTracker.Sources.OfType<ReattachingDirtySource>());
+        ReattachingDirtySource tables = Assert.Single(source.DeviceTracking.Find<ReattachingDirtySource>());
         Assert.Null(tables.Refusal);
         Assert.NotNull(tables.Done);
         Assert.NotEqual(tables.Done.From, tables.Done.To);

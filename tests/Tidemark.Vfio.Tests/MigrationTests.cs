@@ -171,6 +171,7 @@ public sealed class MigrationTests
         Assert.Contains("close 71", _kernel.Log);
         _kernel.ExpectState(RunningP2P);
         _kernel.ExpectState(Running);
+        part.PrepareStart();
         part.Start();
         Assert.Equal([1, 2, 3], written);
         Assert.Equal(0, _kernel.Remaining);
@@ -185,6 +186,7 @@ public sealed class MigrationTests
         _kernel.ExpectState(Stop);
         part.EndLoad();
         _kernel.ExpectState(Running);
+        part.PrepareStart();
         part.Start();
         Assert.Equal(0, _kernel.Remaining);
     }

@@ -182,6 +182,7 @@ public sealed class SoftKernelTests : IDisposable
         var memory = new byte[SoftRig.MemoryLength];
         _rig.Memory.Read(new GuestPhysicalAddress(0), memory);
         other.Memory.Write(new GuestPhysicalAddress(0), memory);
+        destination.Migratable.PrepareStart();
         destination.Migratable.Start();
         AdminQueue moved = queue.MoveTo(destination.Device, other.Memory);
         moved.Identify(7);

@@ -32,7 +32,8 @@ internal static class CheckCommand
             string? path = parsed.GetValue(file);
             MachineDescription? machine = path is null ? null : SharedOptions.ReadMachineFile(path);
             using KernelChoice choice = KernelChoice.Create(parsed.GetValue(kernel), machine, parsed.GetValue(trace));
-            HostCheck check = HostCheck.Run(choice.Kernel, choice.Sysfs, machine?.Devices);
+            HostCheck check = HostCheck.Run(
+                choice.Kernel, choice.Sysfs, machine?.Devices, machine?.Backend ?? DeviceBackend.Auto);
             if (parsed.GetValue(json))
                 terminal.Result(ToJson(check).ToJsonString());
             else

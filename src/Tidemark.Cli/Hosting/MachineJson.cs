@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Tidemark.Cli.Output;
 using Tidemark.Machine;
 using Tidemark.Machine.Assignment;
 using Tidemark.Machine.Handover;
@@ -21,6 +22,23 @@ internal static class MachineJson
         ["stalePages"] = machine.Processor.StalePages,
         ["blockers"] = new JsonArray([.. machine.Verdict.Blockers.Select(blocker => (JsonNode)blocker.ToString())]),
         ["failure"] = machine.WorkloadFailure,
+    };
+
+    /// <param name="during">What the tracking was for: <c>measurement</c> or <c>migration</c>.</param>
+    public static JsonObject Describe(DirtyRate rate, GuestMachine machine, string during) => new()
+    {
+        ["kernel"] = machine.KernelIdentity.ToString(),
+        ["during"] = during,
+        ["seconds"] = rate.Duration.TotalSeconds,
+        ["pages"] = rate.Pages,
+        ["bytesPerSecond"] = rate.BytesPerSecond,
+        ["sources"] = new JsonArray([.. rate.Sources.Select(source => new JsonObject
+        {
+            ["name"] = source.Source,
+            ["kind"] = MigrationJson.Word(source.Kind),
+            ["pages"] = source.PageCount,
+            ["bytesPerSecond"] = rate.ToRate(source.PageCount),
+        })]),
     };
 
     /// <summary>Adds what the engine does not know to a migration's result.</summary>

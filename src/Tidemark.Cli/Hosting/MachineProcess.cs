@@ -11,7 +11,8 @@ namespace Tidemark.Cli.Hosting;
 /// The life of one machine in its process, and its answers on the control socket.
 /// <code>
 /// run:      Starting --> Running --migrate--> Migrating --Completed--> Moved (process ends)
-///                           ^                    |--Cancelled, Failed--> Running
+///                           ^ ^--dirty-rate--> Measuring --done, or a migration is asked for--> Running
+///                           |                    |--Cancelled, Failed--> Running
 ///                           |                    '--StateUnknown------> Unknown (stands still, an operator decides)
 /// receive:  Receiving --Completed--> Running     '--Failed--> process ends
 /// stop, Ctrl-C: any --> Stopped (process ends)
@@ -28,6 +29,7 @@ internal sealed class MachineProcess : IDisposable
     private readonly ManualResetEventSlim _idle = new(initialState: true);
     private MachineState _state;
     private CancellationTokenSource? _migrationCancel;
+    private CancellationTokenSource? _measureCancel;
     private MigrationProgress? _progress;
     private MigrationResult? _lastResult;
     private string? _listening;
@@ -47,6 +49,7 @@ internal sealed class MachineProcess : IDisposable
         Starting,
         Running,
         Receiving,
+        Measuring,
         Migrating,
         Moved,
         Unknown,
@@ -119,6 +122,7 @@ internal sealed class MachineProcess : IDisposable
         }
 
         CancelMigration(TimeSpan.FromSeconds(5));
+        EndMeasuring();
         MachineState state;
         lock (_gate)
         {
@@ -158,6 +162,11 @@ internal sealed class MachineProcess : IDisposable
             case "migrate":
                 Migrate(request, channel);
                 break;
+            case "dirty-rate":
+                JsonObject rate = MeasureDirtyRate(request);
+                rate["done"] = true;
+                channel.Send(rate);
+                break;
             case "cancel":
                 CancelOnRequest();
                 channel.Send(new JsonObject { ["done"] = true });
@@ -186,6 +195,7 @@ internal sealed class MachineProcess : IDisposable
         if (_machine.FindSendShortage() is { } shortage)
             throw new CommandFailure($"{_name} can not be migrated: {shortage}");
         using var cancel = new CancellationTokenSource();
+        EndMeasuring();
         lock (_gate)
         {
             if (_state != MachineState.Running)
@@ -228,6 +238,64 @@ internal sealed class MachineProcess : IDisposable
         TrySend(channel, new JsonObject { ["done"] = true, ["result"] = result });
         if (outcome.Result == MigrationResult.Completed)
             _ended.Set();
+    }
+
+    private JsonObject MeasureDirtyRate(JsonObject request)
+    {
+        int milliseconds = request["milliseconds"]?.GetValue<int>() ?? 1000;
+        if (milliseconds is < 100 or > 60_000)
+            throw new CommandFailure("A dirty rate is measured for 0.1 to 60 seconds.", ExitCode.Usage);
+        using var cancel = new CancellationTokenSource();
+        lock (_gate)
+        {
+            if (_state == MachineState.Migrating)
+            {
+                // One tracker, and it is in use: what it has found is the answer.
+                return _progress?.FindDirtyRate() is { } passed
+                    ? MachineJson.Describe(passed, _machine, "migration")
+                    : throw new CommandFailure(
+                        $"{_name} is being migrated and has not finished two passes yet; ask again.",
+                        ExitCode.Inconclusive);
+            }
+
+            if (_state != MachineState.Running)
+            {
+                throw new CommandFailure(
+                    $"The dirty rate of {_name} can not be measured now: it is {_state.ToString().ToLowerInvariant()}.");
+            }
+
+            _state = MachineState.Measuring;
+            _measureCancel = cancel;
+            _idle.Reset();
+        }
+
+        try
+        {
+            return MachineJson.Describe(
+                DirtyRate.Measure(_machine, TimeSpan.FromMilliseconds(milliseconds), cancel.Token), _machine, "measurement");
+        }
+        finally
+        {
+            lock (_gate)
+            {
+                _measureCancel = null;
+                _state = MachineState.Running;
+                _idle.Set();
+            }
+        }
+    }
+
+    /// <summary>A migration does not wait for a figure that somebody asked for.</summary>
+    private void EndMeasuring()
+    {
+        lock (_gate)
+        {
+            if (_measureCancel is null)
+                return;
+            _measureCancel.Cancel();
+        }
+
+        _idle.Wait(TimeSpan.FromSeconds(5));
     }
 
     private void EndMigration(MachineState state, MigrationResult result)

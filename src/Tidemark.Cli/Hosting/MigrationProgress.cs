@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Tidemark.Machine;
 using Tidemark.Migration;
 
 namespace Tidemark.Cli.Hosting;
@@ -10,6 +11,8 @@ internal sealed class MigrationProgress
     private int _pass;
     private ulong _pagesDone;
     private ulong _pagesTotal;
+    private PassReport? _before;
+    private PassReport? _last;
 
     public void Observe(MigrationEvent migrationEvent)
     {
@@ -23,9 +26,18 @@ internal sealed class MigrationProgress
                 break;
             case MigrationEvent.PassEnded ended:
                 _pass = ended.Pass.Index;
+                (_before, _last) = (_last, ended.Pass);
                 break;
         }
     }
+
+    /// <summary>
+    /// How fast the machine writes, from the passes so far: what a pass sends became dirty during the one before. Null
+    /// while there is no such pair.
+    /// </summary>
+    public DirtyRate? FindDirtyRate() => _before is not null && _last is { Final: false }
+        ? new DirtyRate(_before.Duration, _last.Sources, _last.DirtyPages)
+        : null;
 
     public JsonObject ToJson() => new()
     {

@@ -19,8 +19,10 @@ internal static class HtmlReport
     [
         ("cpu", "processors", "#2f6db3"),
         ("iommu", "IOMMU dirty bits", "#c8553d"),
+        ("type1", "type1", "#b5838d"),
         ("deviceLog", "device log", "#588157"),
         ("assumed", "assumed", "#8d6a9f"),
+        ("changes", "unmapped, joined, reset", "#6d6875"),
     ];
 
     /// <exception cref="CommandFailure">The file can not be written; nothing half written is left.</exception>
@@ -176,15 +178,18 @@ internal static class HtmlReport
 
     private static void AppendPasses(StringBuilder html, JsonArray passes)
     {
-        html.Append("<h2>Passes</h2><div class=\"scroll\"><table><tr><th>pass</th><th>dirty</th><th>processors</th><th>IOMMU</th><th>device log</th><th>assumed</th><th>sent</th><th>zero</th><th>bytes</th><th>ms</th><th>predicted downtime</th></tr>");
+        html.Append("<h2>Passes</h2><div class=\"scroll\"><table><tr><th>pass</th><th>dirty</th>");
+        foreach ((_, string name, _) in Sources)
+            html.Append(CultureInfo.InvariantCulture, $"<th>{name}</th>");
+        html.Append("<th>sent</th><th>unchanged</th><th>zero</th><th>bytes</th><th>ms</th><th>predicted downtime</th></tr>");
         foreach (JsonNode? pass in passes)
         {
-            string name = $"{Text(pass!["index"])}{(pass["final"]!.GetValue<bool>() ? " (final)" : "")}";
-            html.Append(CultureInfo.InvariantCulture, $"<tr><td>{name}</td><td>{Text(pass["dirtyPages"])}</td>");
+            string label = $"{Text(pass!["index"])}{(pass["final"]!.GetValue<bool>() ? " (final)" : "")}";
+            html.Append(CultureInfo.InvariantCulture, $"<tr><td>{label}</td><td>{Text(pass["dirtyPages"])}</td>");
             foreach ((string word, _, _) in Sources)
                 html.Append(CultureInfo.InvariantCulture, $"<td>{Text(pass["bySource"]![word])}</td>");
             string predicted = pass["predictedDowntimeMilliseconds"] is { } value ? Milliseconds(value) + " ms" : "";
-            html.Append(CultureInfo.InvariantCulture, $"<td>{Text(pass["sentPages"])}</td><td>{Text(pass["zeroPages"])}</td><td>{Size(pass["bytes"])}</td><td>{Milliseconds(pass["milliseconds"])}</td><td>{predicted}</td></tr>");
+            html.Append(CultureInfo.InvariantCulture, $"<td>{Text(pass["sentPages"])}</td><td>{Text(pass["unchangedPages"])}</td><td>{Text(pass["zeroPages"])}</td><td>{Size(pass["bytes"])}</td><td>{Milliseconds(pass["milliseconds"])}</td><td>{predicted}</td></tr>");
         }
 
         html.Append("</table></div>");

@@ -18,6 +18,7 @@ internal static class MigrationJson
         DirtySourceKind.Type1 => "type1",
         DirtySourceKind.DeviceLog => "deviceLog",
         DirtySourceKind.Assumed => "assumed",
+        DirtySourceKind.Changes => "changes",
         _ => throw new ArgumentOutOfRangeException(nameof(kind)),
     };
 
@@ -53,6 +54,7 @@ internal static class MigrationJson
             ["index"] = pass.Index,
             ["dirtyPages"] = pass.DirtyPages,
             ["sentPages"] = pass.SentPages,
+            ["unchangedPages"] = pass.UnchangedPages,
             ["zeroPages"] = pass.ZeroPages,
             ["bytes"] = pass.Bytes,
             ["milliseconds"] = Milliseconds(pass.Duration),

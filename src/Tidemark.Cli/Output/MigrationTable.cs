@@ -10,7 +10,12 @@ namespace Tidemark.Cli.Output;
 /// </summary>
 internal static class MigrationTable
 {
-    private static readonly string[] SourceWords = ["cpu", "iommu", "deviceLog", "assumed"];
+    /// <summary>In the order of the columns; those in which a migration has nothing but zeros are left out.</summary>
+    private static readonly (string Word, string Heading)[] s_sources =
+    [
+        ("cpu", "cpu"), ("iommu", "iommu"), ("type1", "type1"), ("deviceLog", "log"), ("assumed", "assumed"),
+        ("changes", "changes"),
+    ];
 
     /// <summary>Shows one event.</summary>
     public static void Show(Terminal terminal, JsonObject migrationEvent)
@@ -41,13 +46,16 @@ internal static class MigrationTable
         bool final = pass["final"]!.GetValue<bool>();
         string sources = Number(pass["index"]) == 0
             ? "all memory"
-            : string.Join(", ", SourceWords.Select(word => $"{word} {Number(pass["bySource"]![word])}"));
+            : string.Join(", ", s_sources
+                .Select(source => (source.Word, Pages: Number(pass["bySource"]![source.Word])))
+                .Where(source => source.Pages > 0)
+                .Select(source => $"{source.Word} {source.Pages}"));
         string prediction = pass["predictedDowntimeMilliseconds"] is { } predicted
             ? string.Create(CultureInfo.InvariantCulture, $", downtime now {predicted.GetValue<double>():0} ms")
             : "";
         return string.Create(
             CultureInfo.InvariantCulture,
-            $"pass {pass["index"],2}{(final ? " (final)" : "")}: {Number(pass["dirtyPages"])} dirty ({sources}); {Number(pass["sentPages"])} sent, {Number(pass["zeroPages"])} zero, {ByteSize.Format(Number(pass["bytes"]))} in {pass["milliseconds"]!.GetValue<double>():0} ms{prediction}");
+            $"pass {pass["index"],2}{(final ? " (final)" : "")}: {Number(pass["dirtyPages"])} dirty{(sources.Length > 0 ? $" ({sources})" : "")}; {Number(pass["sentPages"])} sent, {Number(pass["zeroPages"])} zero, {ByteSize.Format(Number(pass["bytes"]))} in {pass["milliseconds"]!.GetValue<double>():0} ms{prediction}");
     }
 
     /// <summary>The table at the end of a migration.</summary>
@@ -82,14 +90,20 @@ internal static class MigrationTable
         if (passes.Count == 0)
             return;
         terminal.Result("");
-        terminal.Result(terminal.Bold($"{"pass",-8}{"dirty",9}{"cpu",9}{"iommu",9}{"log",9}{"assumed",9}{"sent",9}{"zero",9}{"bytes",11}{"ms",9}"));
+        (string Word, string Heading)[] shown = [.. s_sources
+            .Where(source => passes.Any(pass => Number(pass!["bySource"]![source.Word]) > 0))];
+        bool compares = passes.Any(pass => Number(pass!["unchangedPages"]) > 0);
+        string headings = string.Concat(shown.Select(source => $"{source.Heading,9}"));
+        terminal.Result(terminal.Bold(
+            $"{"pass",-8}{"dirty",9}{headings}{"sent",9}{"zero",9}{(compares ? $"{"same",9}" : "")}{"bytes",11}{"ms",9}"));
         foreach (JsonNode? pass in passes)
         {
             string name = $"{pass!["index"]}{(pass["final"]!.GetValue<bool>() ? " final" : "")}";
-            string sources = string.Concat(SourceWords.Select(word => $"{Number(pass["bySource"]![word]),9}"));
+            string sources = string.Concat(shown.Select(source => $"{Number(pass["bySource"]![source.Word]),9}"));
+            string same = compares ? $"{Number(pass["unchangedPages"]),9}" : "";
             terminal.Result(string.Create(
                 CultureInfo.InvariantCulture,
-                $"{name,-8}{Number(pass["dirtyPages"]),9}{sources}{Number(pass["sentPages"]),9}{Number(pass["zeroPages"]),9}{ByteSize.Format(Number(pass["bytes"])),11}{Double(pass["milliseconds"]),9:0.0}"));
+                $"{name,-8}{Number(pass["dirtyPages"]),9}{sources}{Number(pass["sentPages"]),9}{Number(pass["zeroPages"]),9}{same}{ByteSize.Format(Number(pass["bytes"])),11}{Double(pass["milliseconds"]),9:0.0}"));
         }
 
         terminal.Result("");

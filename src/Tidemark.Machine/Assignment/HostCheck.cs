@@ -1,5 +1,4 @@
 using Tidemark.Abi;
-using Tidemark.Iommu;
 using Tidemark.Kernel;
 using Tidemark.Machine.CpuTracking;
 using Tidemark.Machine.Description;
@@ -76,15 +75,18 @@ public sealed record HostCheck
     public required string Reason { get; init; }
 
     /// <param name="devices">A machine's devices; null: every device here that is bound to a VFIO driver.</param>
-    public static HostCheck Run(IKernel kernel, ISysfs sysfs, IReadOnlyList<DeviceDescription>? devices)
+    /// <param name="backend">The interface that the machine would use.</param>
+    public static HostCheck Run(
+        IKernel kernel, ISysfs sysfs, IReadOnlyList<DeviceDescription>? devices,
+        DeviceBackend backend = DeviceBackend.Auto)
     {
         ArgumentNullException.ThrowIfNull(kernel);
         ArgumentNullException.ThrowIfNull(sysfs);
         (string Mechanism, string Reason) processors = LookAtProcessors(kernel);
-        Iommufd iommufd;
+        KernelInterface opened;
         try
         {
-            iommufd = Iommufd.Open(kernel);
+            opened = KernelInterface.Open(kernel, sysfs, backend);
         }
         catch (KernelException failure)
         {
@@ -99,17 +101,19 @@ public sealed record HostCheck
                 CpuTrackingReason = processors.Reason,
                 Verdict = missing ? HostVerdict.NotSupported : HostVerdict.NotReady,
                 Reason = missing
-                    ? "this kernel has no iommufd; it needs CONFIG_IOMMUFD (Linux 6.2 or later; `modprobe iommufd`) and an IOMMU that is switched on"
-                    : "iommufd can not be opened",
+                    ? backend == DeviceBackend.Legacy
+                    ? "this kernel has no VFIO containers (CONFIG_VFIO_CONTAINER; `modprobe vfio vfio_iommu_type1`)"
+                    : "this kernel has no iommufd; it needs CONFIG_IOMMUFD (Linux 6.2 or later; `modprobe iommufd`) and an IOMMU that is switched on"
+                    : $"{(backend == DeviceBackend.Legacy ? LegacyContainer.DefaultPath : "iommufd")} can not be opened",
             };
         }
 
-        using (iommufd)
+        using (opened)
         {
             IReadOnlyList<DeviceDescription> wanted = devices ?? [.. VfioDiscovery.ListPciDevices(sysfs)
                 .Where(address => sysfs.List($"{VfioDiscovery.GetPciFolder(address)}/vfio-dev").Count > 0)
                 .Select(address => new DeviceDescription { Name = address, Host = address })];
-            return Look(kernel, sysfs, iommufd, wanted, processors, areMachine: devices is not null);
+            return Look(kernel, sysfs, opened, wanted, processors, areMachine: devices is not null);
         }
     }
 
@@ -122,16 +126,16 @@ public sealed record HostCheck
     }
 
     private static HostCheck Look(
-        IKernel kernel, ISysfs sysfs, Iommufd iommufd, IReadOnlyList<DeviceDescription> wanted,
+        IKernel kernel, ISysfs sysfs, KernelInterface opened, IReadOnlyList<DeviceDescription> wanted,
         (string Mechanism, string Reason) processors, bool areMachine)
     {
         var checks = new List<DeviceCheck>();
         var assigned = new List<AssignedDevice>();
-        var containers = new List<IommufdContainer>();
+        var containers = new List<DmaContainer>();
         try
         {
             foreach (DeviceDescription device in wanted)
-                checks.Add(LookAt(kernel, sysfs, iommufd, device, assigned, containers));
+                checks.Add(LookAt(sysfs, opened, device, assigned, containers));
             // Devices of one machine are judged together; unrelated ones each by itself.
             MigrationVerdict[] verdicts = areMachine
                 ? [MigrationVerdict.Judge(assigned)]
@@ -141,8 +145,8 @@ public sealed record HostCheck
             return new HostCheck
             {
                 Kernel = kernel.Identity.ToString(),
-                HasIommufd = true,
-                IommufdReason = "/dev/iommu can be opened",
+                HasIommufd = opened.IsIommufd,
+                IommufdReason = opened.Description,
                 CpuTracking = processors.Mechanism,
                 CpuTrackingReason = processors.Reason,
                 Devices = checks,
@@ -160,27 +164,17 @@ public sealed record HostCheck
     }
 
     private static DeviceCheck LookAt(
-        IKernel kernel, ISysfs sysfs, Iommufd iommufd, DeviceDescription device,
-        List<AssignedDevice> assigned, List<IommufdContainer> containers)
+        ISysfs sysfs, KernelInterface opened, DeviceDescription device,
+        List<AssignedDevice> assigned, List<DmaContainer> containers)
     {
-        string folder = VfioDiscovery.GetPciFolder(device.Host);
+        string folder = VfioDiscovery.FindFolder(sysfs, device.Host);
         string? driver = VfioDiscovery.FindDriver(sysfs, folder);
         try
         {
-            VfioDevice opened = VfioDevice.OpenFolder(kernel, sysfs, folder, device.Name);
-            IommufdContainer container;
-            try
-            {
-                container = IommufdContainer.Create(iommufd);
-            }
-            catch
-            {
-                opened.Dispose();
-                throw;
-            }
-
+            DmaContainer container = opened.CreateContainer();
             containers.Add(container);
-            AssignedDevice one = AssignedDevice.Assign(opened, container, device.Assignment);
+            AssignedDevice one = AssignedDevice.Assign(
+                container.Open(sysfs, folder, device.Name), container, device.Assignment);
             assigned.Add(one);
             // The workload of a machine here would be the device's driver, if it is one that it can drive.
             one.ChooseHandover(device.Handover, one.Device.IsMdev ? "it is a mediated device" : HandoverChoice.FindNvmeLack(one.Device));

@@ -19,7 +19,8 @@ namespace Tidemark.Machine.Assignment;
 ///   BeginLoad     nothing: a device whose state is empty is never put into RESUMING
 ///   WriteState    first bytes: RUNNING -> RESUMING
 ///   EndLoad       RESUMING -> STOP, which checks the state
-///   Start         STOP -> RUNNING_P2P -> RUNNING
+///   PrepareStart  STOP -> RUNNING_P2P                  (all devices, before any runs; only with P2P)
+///   Start         -> RUNNING
 /// </code>
 /// A device without PRE_COPY goes to STOP_COPY only when its state is wanted: saving can be slow, and the other devices
 /// should stand still before.
@@ -134,10 +135,15 @@ public sealed class VfioMigratable : IMigratable, IDisposable
     }
 
     /// <inheritdoc/>
-    public void Start()
+    public void PrepareStart()
     {
         if (_migration.HasP2P)
             _migration.SetState(VfioDeviceMigState.RunningP2P, recovery: null);
+    }
+
+    /// <inheritdoc/>
+    public void Start()
+    {
         _migration.SetState(VfioDeviceMigState.Running, recovery: null);
         _stopped = false;
     }

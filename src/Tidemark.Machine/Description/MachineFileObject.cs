@@ -65,12 +65,15 @@ internal sealed class MachineFileObject
 
     /// <summary>A PCI address, or the UUID of a mediated device.</summary>
     public string? DeviceAddress(string key) =>
-        Text(key, required: false) is { } text && Guid.TryParseExact(text, "D", out _) ? text : PciAddress(key);
+        Text(key, required: true) is not { } text ? null
+        : Guid.TryParseExact(text, "D", out _) ? text
+        : CheckPciAddress(key, text);
 
-    public string? PciAddress(string key)
+    public string? PciAddress(string key) =>
+        Text(key, required: true) is { } text ? CheckPciAddress(key, text) : null;
+
+    private string? CheckPciAddress(string key, string text)
     {
-        if (Text(key, required: true) is not { } text)
-            return null;
         bool good = text.Length == 12 && text[4] == ':' && text[7] == ':' && text[10] == '.'
             && text.Where((_, index) => index is not (4 or 7 or 10)).All(char.IsAsciiHexDigitLower) && text[11] <= '7';
         if (good)

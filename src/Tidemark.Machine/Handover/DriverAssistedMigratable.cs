@@ -148,6 +148,12 @@ public sealed class DriverAssistedMigratable : IMigratable
     }
 
     /// <inheritdoc/>
+    public void PrepareStart()
+    {
+        // It has no DMA that a peer could wait for.
+    }
+
+    /// <inheritdoc/>
     public void Start()
     {
         Invariant.Require(_stage == Stage.Loaded, $"{Name} is to start without its driver's state.");

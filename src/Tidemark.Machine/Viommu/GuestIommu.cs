@@ -127,6 +127,12 @@ public sealed class GuestIommu : IMigratable
     }
 
     /// <inheritdoc/>
+    public void PrepareStart()
+    {
+        // It has no DMA that a peer could wait for.
+    }
+
+    /// <inheritdoc/>
     public void Start()
     {
         // Mappings are there since EndLoad; devices start after it.

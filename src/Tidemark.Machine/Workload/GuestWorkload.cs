@@ -158,6 +158,12 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
         }
     }
 
+    /// <inheritdoc/>
+    public void PrepareStart()
+    {
+        // It has no DMA that a peer could wait for.
+    }
+
     public void Start()
     {
         foreach (GuestDevice device in _devices)

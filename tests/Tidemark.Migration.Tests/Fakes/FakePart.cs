@@ -108,6 +108,11 @@ public sealed class FakePart(string name, int precopyBytes, int stopBytes, List<
         State = FakePartState.Loaded;
     }
 
+    public void PrepareStart()
+    {
+        // Peers are the host's affair.
+    }
+
     public void Start()
     {
         Enter(nameof(Start));

@@ -43,6 +43,12 @@ public sealed class FakeSourceMachine : ISourceMachine, IDisposable
 
     public ReadOnlyMemory<byte> Description { get; set; } = "{\"fake\":1}"u8.ToArray();
 
+    public bool ReportsUnchangedPages { get; set; }
+
+    public void StartTracking() => DirtyTracker.Start();
+
+    public void StopTracking(bool staysHere) => DirtyTracker.Stop();
+
     public string? FailAt { get; set; }
 
     /// <summary>The pages that the workload writes in turn, one a millisecond; none: it writes nothing.</summary>

@@ -1,0 +1,45 @@
+using System.Diagnostics;
+using Tidemark.Memory;
+
+namespace Tidemark.Machine;
+
+/// <summary>How fast a machine's writers dirty its memory, each as its own source sees it.</summary>
+/// <param name="Duration">The time in which the pages became dirty.</param>
+/// <param name="Sources">Per source; a page that two sources saw counts in both.</param>
+/// <param name="Pages">Distinct guest pages.</param>
+public sealed record DirtyRate(TimeSpan Duration, IReadOnlyList<DirtyCount> Sources, ulong Pages)
+{
+    /// <summary>Distinct pages as bytes a second.</summary>
+    public double BytesPerSecond => ToRate(Pages);
+
+    /// <summary>What so many pages are as bytes a second.</summary>
+    public double ToRate(ulong pages) =>
+        Duration > TimeSpan.Zero ? pages * (double)GuestPage.Size / Duration.TotalSeconds : 0;
+
+    /// <summary>
+    /// Tracks the machine for a while, as a migration would, and sends nothing. Pages written more than once in that
+    /// time count once.
+    /// </summary>
+    /// <param name="cancellation">Ends it early; what was seen until then is the result.</param>
+    /// <exception cref="Exception">Tracking could not be started or read; it is off again.</exception>
+    public static DirtyRate Measure(GuestMachine machine, TimeSpan period, CancellationToken cancellation)
+    {
+        ArgumentNullException.ThrowIfNull(machine);
+        machine.StartTracking();
+        try
+        {
+            // What was written before tracking was on, or at the time, is no rate.
+            machine.DirtyTracker.Harvest().Commit();
+            long start = Stopwatch.GetTimestamp();
+            cancellation.WaitHandle.WaitOne(period);
+            DirtyLease lease = machine.DirtyTracker.Harvest();
+            // Nobody has or wants these pages: a migration begins with all of them.
+            lease.Commit();
+            return new DirtyRate(Stopwatch.GetElapsedTime(start), lease.BySource, lease.PageCount);
+        }
+        finally
+        {
+            machine.StopTracking(staysHere: true);
+        }
+    }
+}

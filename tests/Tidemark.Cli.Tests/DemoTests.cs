@@ -63,7 +63,7 @@ public sealed class DemoTests
             scene.Expect(0, "demo", "--driver-assisted", "--exercise", "--memory", "128MiB", "--json").Output)!;
         Assert.All(result["devices"]!.AsArray(), device => Assert.Equal("driver-assisted", (string?)device!["handover"]));
         Assert.Equal(
-            ["harvest", "huge-pages-off", "peek-before-unmap", "replace-while-tracking", "huge-pages-on", "union", "replace-during-migration"],
+            ["harvest", "huge-pages-off", "peek-before-unmap", "replace-while-tracking", "huge-pages-on", "split-leaves", "union", "replace-during-migration"],
             result["exercised"]!.AsArray().Select(item => (string?)item!["name"]));
         Assert.All(result["exercised"]!.AsArray(), item => Assert.True((string?)item!["result"] == "shown", item.ToJsonString()));
         Assert.Empty(result["lostBy"]!.AsArray());

@@ -18,7 +18,7 @@ public sealed class ExerciseTests : IDisposable
         SoftKernel kernel = _rig.CreateKernel(_rig.Describe(1));
         IReadOnlyList<ExerciseResult> results = DirtyTrackingExercise.Run(kernel, kernel.Sysfs, "0000:01:00.0");
         Assert.Equal(
-            ["harvest", "huge-pages-off", "peek-before-unmap", "replace-while-tracking", "huge-pages-on"],
+            ["harvest", "huge-pages-off", "peek-before-unmap", "replace-while-tracking", "huge-pages-on", "split-leaves"],
             results.Select(result => result.Name));
         Assert.All(results, result => Assert.True(result.Outcome == ExerciseOutcome.Shown, result.ToString()));
         Assert.True(kernel.CountOpen().IsZero, kernel.CountOpen().ToString());

@@ -14,7 +14,7 @@ namespace Tidemark.Machine.Exercise;
 /// <remarks>
 /// <code>
 /// base pages:  harvest -> one small write -> peek, unmap, map again -> another page table with reads in flight
-/// huge pages:  one small write
+/// huge pages:  one small write -> the same with the device moved to base pages while it is attached, and back
 /// </code>
 /// The device must be bound to a VFIO driver and not in use. It is reset when this ends.
 /// </remarks>
@@ -59,10 +59,11 @@ public sealed class DirtyTrackingExercise
         // allocation where that is one file.
         foreach (ulong begin in (ReadOnlySpan<ulong>)[start, backing.Address.Value])
         {
-            exercise._results.RemoveAll(result => result.Name == "huge-pages-on");
+            exercise._results.RemoveAll(result => result.Name is "huge-pages-on" or "split-leaves");
             using var stage = new ExerciseStage(device, iommufd, DescribeMemory(begin), buffer, hugePages: true);
             exercise.Try("huge-pages-on", () => exercise.WriteOnePage(stage, hugePages: true));
-            if (exercise._results[^1].Outcome != ExerciseOutcome.NotShown)
+            exercise.Try("split-leaves", () => exercise.SplitLeaves(stage));
+            if (exercise._results[^2].Outcome != ExerciseOutcome.NotShown)
                 break;
         }
 
@@ -123,6 +124,41 @@ public sealed class DirtyTrackingExercise
         }
 
         return (count == 1 ? ExerciseOutcome.Shown : ExerciseOutcome.Failed, $"{seen}, with IOMMU_OPTION_HUGE_PAGES=0");
+    }
+
+    /// <summary>What a migration does with large leaves: a second address space with the same mappings, and back.</summary>
+    private (ExerciseOutcome Outcome, string Evidence) SplitLeaves(ExerciseStage stage)
+    {
+        var counts = new List<ulong>();
+        var written = new PageRun((4 * MiB >> GuestPage.Shift) + 7, 1);
+        var carried = new PageBitmap(ExerciseStage.MemoryBytes >> GuestPage.Shift);
+        foreach (bool? hugePages in (bool?[])[null, false, true])
+        {
+            if (hugePages is { } allowed)
+            {
+                stage.Write(written, 1);
+                carried.Clear();
+                stage.Container.Rebuild(
+                    allowed, (_, next) => next.SetDirtyTracking(true),
+                    old => carried.Or(stage.ReadDirty(old, clear: true)));
+                if (FindMissed(carried, written) is { } dropped)
+                    return (ExerciseOutcome.Failed, $"{dropped} They were written before its leaves changed.");
+            }
+
+            stage.ReadDirty(stage.Hwpt, clear: true);
+            stage.Write(written, 1);
+            PageBitmap dirty = stage.ReadDirty(stage.Hwpt, clear: true);
+            if (FindMissed(dirty, written) is { } missed)
+                return (ExerciseOutcome.Failed, missed);
+            counts.Add(CountData(dirty));
+        }
+
+        string seen = Text($"one write was reported as {counts[0]} dirty pages, as {counts[1]} after the attached device had gone to base pages, and as {counts[2]} after the way back");
+        if (counts[1] != 1)
+            return (ExerciseOutcome.Failed, seen);
+        return counts[0] > 1 && counts[2] > 1
+            ? (ExerciseOutcome.Shown, seen)
+            : (ExerciseOutcome.NotShown, $"{seen}: the kernel had no contiguous memory to map with huge leaves");
     }
 
     private (ExerciseOutcome Outcome, string Evidence) PeekBeforeUnmap(ExerciseStage stage)

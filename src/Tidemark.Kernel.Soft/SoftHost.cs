@@ -17,6 +17,12 @@ public sealed record SoftHost(IReadOnlyList<SoftIommuUnit> Iommus, IReadOnlyList
     public bool Type1DisablesHugePages { get; init; }
 
     /// <summary>
+    /// RLIMIT_MEMLOCK in bytes of a caller without any capability, who has what it pins charged and ENOMEM beyond the
+    /// limit. Null: the caller has all of them (CAP_IPC_LOCK, CAP_SYS_RESOURCE, CAP_SYS_RAWIO), and no limit.
+    /// </summary>
+    public ulong? LockedMemoryLimit { get; init; }
+
+    /// <summary>
     /// The kernel is built with IOMMUFD_TEST: <c>/dev/iommu</c> answers IOMMU_TEST_CMD, which makes devices that need no
     /// hardware.
     /// </summary>

@@ -11,7 +11,7 @@ namespace Tidemark.Kernel.Soft;
 /// <param name="Descriptors">Soft descriptors, and host descriptors of memory objects.</param>
 /// <param name="Mappings">Regions mapped through the kernel.</param>
 /// <param name="IommufdObjects">Objects of every iommufd context, device objects included.</param>
-/// <param name="PinnedPages">Pages of 4 KiB that page tables refer to.</param>
+/// <param name="PinnedPages">Pages of 4 KiB that are pinned, once for each range of pages that is.</param>
 /// <param name="TablePages">Pages that page tables consist of.</param>
 public readonly record struct SoftKernelUsage(
     int Descriptors, int Mappings, int IommufdObjects, long PinnedPages, long TablePages)
@@ -54,6 +54,8 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
         HasTestDomain = hardware.TestDomain;
         Physical = new PhysicalMemory(host);
         User = new UserMemory(host);
+        Process = new SoftProcess(
+            new SoftUser(), hardware.LockedMemoryLimit ?? ulong.MaxValue, privileged: hardware.LockedMemoryLimit is null);
         foreach (SoftNvme device in hardware.Devices)
         {
             SoftIommuUnit? unit = device.IommuUnit is null
@@ -124,6 +126,7 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
         foreach (DeviceSlot slot in _devices)
             slot.Port.SetTable(null);
         Physical.Dispose();
+        _entered.Dispose();
     }
 
     public SyscallResult Open(string path, OpenFlags flags)

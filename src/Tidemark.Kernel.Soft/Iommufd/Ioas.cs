@@ -225,11 +225,14 @@ internal sealed partial class Ioas(IommufdContext context) : IommuObject
 
         _tables.Add(table);
         Users++;
-        errno = PinAll();
         foreach (IoasArea area in _areas)
         {
             if (errno == Errno.Success)
+                errno = area.TryPin();
+            if (errno == Errno.Success)
                 errno = table.Map(area);
+            if (errno == Errno.Success)
+                errno = area.Pages.TryCharge();
         }
 
         if (errno != Errno.Success)
@@ -277,19 +280,7 @@ internal sealed partial class Ioas(IommufdContext context) : IommuObject
         return true;
     }
 
-    private Errno PinAll()
-    {
-        foreach (IoasArea area in _areas)
-        {
-            Errno errno = area.TryPin();
-            if (errno != Errno.Success)
-                return errno;
-        }
-
-        return Errno.Success;
-    }
-
-    /// <summary>Pins new areas and adds them to every table, or none of it.</summary>
+    /// <summary>Pins new areas, adds them to every table and charges them, in this order, or none of it.</summary>
     private Errno Fill(List<IoasArea> added)
     {
         Errno errno = Errno.Success;
@@ -302,6 +293,9 @@ internal sealed partial class Ioas(IommufdContext context) : IommuObject
                 if (errno == Errno.Success)
                     errno = table.Map(area);
             }
+
+            if (errno == Errno.Success)
+                errno = area.Pages.TryCharge();
         }
 
         if (errno == Errno.Success)

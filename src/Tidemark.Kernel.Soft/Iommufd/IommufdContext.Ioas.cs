@@ -79,7 +79,7 @@ internal sealed partial class IommufdContext
         if (command.Length == 0 || command.Length > ulong.MaxValue - GuestPage.Size)
             return Errno.EINVAL;
         bool writable = (command.Flags & IommuIoasMapFlags.Writeable) != 0;
-        var pages = PageSet.OfUser(User, command.UserVa, writable);
+        var pages = PageSet.OfUser(User, command.UserVa, writable, NewCharge());
         return ioas.TryMap([new PagePiece(pages, 0, command.Length)], command.Flags, ref command.Iova);
     }
 
@@ -100,7 +100,7 @@ internal sealed partial class IommufdContext
         if (!_kernel.TryFindFile(command.Fd, out MemoryObject? file))
             return Errno.EBADF;
         bool writable = (command.Flags & IommuIoasMapFlags.Writeable) != 0;
-        var pages = PageSet.OfFile(User, file, command.Start, writable);
+        var pages = PageSet.OfFile(User, file, command.Start, writable, NewCharge());
         Errno errno = ioas.TryMap([new PagePiece(pages, 0, command.Length)], command.Flags, ref command.Iova);
         if (errno != Errno.Success)
             file?.Release();

@@ -7,9 +7,10 @@ namespace Tidemark.Kernel.Soft.Iommufd;
 /// <summary>The request for devices without IOMMU.</summary>
 internal sealed partial class IommufdContext
 {
-    /// <summary>FIDELITY: every caller counts as privileged (CAP_SYS_RAWIO).</summary>
     private Errno GetPhysical(ref IommuIoasNoiommuGetPa command)
     {
+        if (!_kernel.Caller.IsPrivileged)
+            return Errno.EPERM;
         if (command.Flags != 0 || command.Reserved != 0)
             return Errno.EOPNOTSUPP;
         if (command.Length == 0)

@@ -12,13 +12,16 @@ internal sealed class PageSet
 {
     private readonly UserMemory _user;
     private readonly MemoryObject? _file;
-    private readonly List<PinnedPages> _pins = [];
+    private readonly Dictionary<(ulong From, ulong To), PinnedPages> _pins = [];
+    private readonly PageCoverage _pinned = new();
     private int _areas;
 
-    private PageSet(UserMemory user, MemoryObject? file, bool isFile, ulong start, bool writable)
+    private PageSet(
+        UserMemory user, MemoryObject? file, bool isFile, ulong start, bool writable, PageCharge? charge)
     {
         _user = user;
         _file = file;
+        Charge = charge;
         IsFile = isFile;
         Start = start;
         Writable = writable;
@@ -32,12 +35,16 @@ internal sealed class PageSet
 
     public bool IsFile { get; }
 
-    public static PageSet OfUser(UserMemory user, ulong address, bool writable) =>
-        new(user, null, isFile: false, address, writable);
+    /// <summary>Whom its pinned pages are charged to; null: somebody else looks after that.</summary>
+    public PageCharge? Charge { get; }
+
+    public static PageSet OfUser(UserMemory user, ulong address, bool writable, PageCharge? charge) =>
+        new(user, null, isFile: false, address, writable, charge);
 
     /// <param name="file">With a reference for the page set; null: a file that can not be pinned.</param>
-    public static PageSet OfFile(UserMemory user, MemoryObject? file, ulong offset, bool writable) =>
-        new(user, file, isFile: true, offset, writable);
+    public static PageSet OfFile(
+        UserMemory user, MemoryObject? file, ulong offset, bool writable, PageCharge? charge) =>
+        new(user, file, isFile: true, offset, writable, charge);
 
     public void AddArea() => _areas++;
 
@@ -48,45 +55,53 @@ internal sealed class PageSet
     }
 
     /// <summary>
-    /// Pins the pages of a part, or shares a pin that covers it. EFAULT: not the caller's memory; EINVAL: not a memory
-    /// file, or beyond its end.
+    /// Pins the pages of a part, those that are pinned already without looking again where they are. They are charged
+    /// by <see cref="TryCharge"/>. EFAULT: not the caller's memory; EINVAL: not a memory file, or beyond its end.
     /// </summary>
-    /// <param name="exact">Shares only a pin of just these pages, so that no others stay pinned with it.</param>
-    public Errno TryPin(ulong firstByte, ulong byteLength, out PinnedPages? pinned, bool exact = false)
+    public Errno TryPin(ulong firstByte, ulong byteLength, out PinnedPages? pinned)
     {
         ulong from = (Start + firstByte) & ~((ulong)GuestPage.Size - 1);
         ulong to = unchecked(Start + firstByte + byteLength + GuestPage.Size - 1) & ~((ulong)GuestPage.Size - 1);
-        pinned = _pins.Find(pin => exact ? pin.From == from && pin.To == to : pin.From <= from && pin.To >= to);
-        if (pinned is null)
+        if (!_pins.TryGetValue((from, to), out pinned))
         {
             var extents = new List<PinnedExtent>();
+            PinnedPages? whole = _pins.Values.FirstOrDefault(pin => pin.From <= from && pin.To >= to);
             // The last page of the address space belongs to no mapping and no file reaches it: a wrapped end is just a
             // bad address, or beyond the file.
-            Errno errno = to > from ? Resolve(from, to, firstByte, byteLength, extents)
+            Errno errno = whole is not null ? whole.PinAgain(from, to, extents)
+                : to > from ? Resolve(from, to, firstByte, byteLength, extents)
                 : IsFile ? Errno.EINVAL : Errno.EFAULT;
             if (errno != Errno.Success)
                 return errno;
             pinned = new PinnedPages(this, from, to, extents);
-            _pins.Add(pinned);
+            _pins.Add((from, to), pinned);
+            _pinned.Add(from, to);
         }
 
         pinned.Users++;
         return Errno.Success;
     }
 
+    /// <summary>Charges what was pinned since, each page once. ENOMEM: the limit of locked memory; unpin then.</summary>
+    public Errno TryCharge() => Charge?.TrySet(_pinned.Pages) ?? Errno.Success;
+
     public void Unpin(PinnedPages pinned)
     {
         if (--pinned.Users != 0)
             return;
-        _pins.Remove(pinned);
+        _pins.Remove((pinned.From, pinned.To));
+        _pinned.Remove(pinned.From, pinned.To);
         foreach (PinnedExtent extent in pinned.Extents)
             extent.Object.Unpin(extent.ByteLength);
+        // What was never charged is not given back either.
+        if (Charge is not null && _pinned.Pages < Charge.Pages)
+            Charge.TrySet(_pinned.Pages);
     }
 
     /// <summary>Whether a page of a memory object is among the pinned ones.</summary>
-    public bool Pins(MemoryObject memory, ulong offset) => _pins.Exists(pin => pin.Extents.Exists(extent =>
-        ReferenceEquals(extent.Object, memory) && offset >= extent.Offset
-        && offset - extent.Offset < extent.ByteLength));
+    public bool Pins(MemoryObject memory, ulong offset) => _pins.Values.Any(pin => pin.Extents.Exists(
+        extent => ReferenceEquals(extent.Object, memory) && offset >= extent.Offset
+            && offset - extent.Offset < extent.ByteLength));
 
     /// <summary>Reads without a lasting pin. EFAULT, or EINVAL for what is beyond a file.</summary>
     public Errno TryRead(ulong firstByte, Span<byte> into)
@@ -155,6 +170,27 @@ internal sealed class PinnedPages(PageSet owner, ulong from, ulong to, List<Pinn
         }
 
         throw new InvalidOperationException($"Address 0x{address:x} is not in the pinned range 0x{From:x}-0x{To:x}.");
+    }
+
+    /// <summary>Pins part of what is pinned once more, which can not fail.</summary>
+    public Errno PinAgain(ulong from, ulong to, List<PinnedExtent> extents)
+    {
+        ulong start = From;
+        foreach (PinnedExtent extent in Extents)
+        {
+            ulong first = Math.Max(from, start);
+            ulong end = Math.Min(to, start + extent.ByteLength);
+            if (first < end)
+            {
+                var part = new PinnedExtent(extent.Object, extent.Offset + (first - start), end - first);
+                part.Object.PinAgain(part.ByteLength);
+                extents.Add(part);
+            }
+
+            start += extent.ByteLength;
+        }
+
+        return Errno.Success;
     }
 
     public void Unpin() => owner.Unpin(this);

@@ -94,6 +94,9 @@ public sealed record SoftHostDescription
     public IReadOnlyList<SoftIommuDescription> Iommus { get; init; } = [];
 
     public IReadOnlyList<SoftDeviceDescription> Devices { get; init; } = [];
+
+    /// <summary>The limit of locked memory of an unprivileged caller; null: a privileged one, without limit.</summary>
+    public ulong? LockedMemoryBytes { get; init; }
 }
 
 /// <summary>An IOMMU of the soft host.</summary>

@@ -1,3 +1,5 @@
+using Tidemark.Nvme;
+
 namespace Tidemark.Kernel.Soft;
 
 /// <summary>
@@ -93,6 +95,18 @@ public sealed record SoftNvme(string Address, string? IommuUnit, SoftDisk Disk)
 
     /// <summary>Can log its own DMA (DMA_LOGGING_*).</summary>
     public bool DmaLogging { get; init; }
+
+    /// <summary>PCI vendor, as configuration space and sysfs tell it.</summary>
+    public ushort VendorId { get; init; } = NvmePci.SoftVendorId;
+
+    /// <summary>PCI device, likewise.</summary>
+    public ushort DeviceId { get; init; } = NvmePci.SoftDeviceId;
+
+    /// <summary>Has memory of its own (BAR2) in which submission queues may lie: a controller memory buffer.</summary>
+    public bool ControllerMemory { get; init; } = true;
+
+    /// <summary>Whether the host can reset the function: VFIO_DEVICE_RESET, and the flag that tells of it.</summary>
+    public bool Resettable { get; init; } = true;
 
     /// <summary>
     /// At most 20 ASCII characters. State moves only between controllers of equal serial number: it names the disk, not

@@ -1,6 +1,5 @@
 using Tidemark.Abi;
 using Tidemark.Kernel.Soft.Devices.Mtty;
-using Tidemark.Kernel.Soft.Devices.Nvme;
 using Tidemark.Kernel.Soft.Iommufd;
 using Tidemark.Kernel.Soft.Tests.Iommufd;
 using Tidemark.Kernel.Soft.Tests.Mtty;
@@ -150,16 +149,6 @@ public sealed class DivergenceTests
         Assert.True(TestDomainDevice.CacheHolds(3, Value));
         Assert.False(TestDomainDevice.CacheHolds(0, 0));
         Assert.False(TestDomainDevice.CacheHolds(4, Value));
-    }
-
-    [Fact]
-    public void An_interrupt_comes_without_the_enable_bit_of_MSI_X()
-    {
-        int raised = 0;
-        var msix = new NvmeMsix(2);
-        msix.SetAction(0, () => raised++);
-        msix.Raise(0);
-        Assert.Equal(1, raised);
     }
 
     [Fact]

@@ -60,7 +60,7 @@ internal static class VfioPciCases
         {
             run.Use(DeviceNeed.Writer);
             run.Device.WriteRegion(VfioPciRegionIndex.Config, 4, 2, 2);
-            ulong bar = run.Device.Region(VfioPciRegionIndex.Bar0).Offset;
+            ulong bar = run.Device.OffsetOf(VfioPciRegionIndex.Bar0);
             run.Answers(
                 run.Device.Feature(VfioDeviceFeatureIndex.LowPowerEntry, Set, 0), Errno.Success, "entering low power");
             run.Answers(
@@ -78,7 +78,7 @@ internal static class VfioPciCases
         {
             run.Use(DeviceNeed.Writer);
             run.Device.WriteRegion(VfioPciRegionIndex.Config, 4, 2, 0);
-            ulong bar = run.Device.Region(VfioPciRegionIndex.Bar0).Offset;
+            ulong bar = run.Device.OffsetOf(VfioPciRegionIndex.Bar0);
             run.Answers(run.Kernel.Pread(run.Device.File.Number, new byte[4], bar).Errno, Errno.EIO, "reading BAR0");
         });
     }
@@ -101,7 +101,7 @@ internal static class VfioPciCases
             new("offset-unaligned", "range", Errno.EINVAL, (_, ref export) => export.Offset = 1),
             new("length-unaligned", "range", Errno.EINVAL, (_, ref export) => export.Length = 1),
             new("beyond-the-end", "range", Errno.EINVAL,
-                (run, ref export) => export.Offset = run.Device.Region(VfioPciRegionIndex.Bar0).Size));
+                (run, ref export) => export.Offset = run.Device.SizeOf(VfioPciRegionIndex.Bar0)));
         table.Add("accepted", "a part of a BAR becomes a descriptor, which the call returns", run =>
         {
             RequireDmaBuf(run);

@@ -3,6 +3,7 @@ using System.Globalization;
 using Tidemark.Abi;
 using Tidemark.Kernel.Soft.Iommufd;
 using Tidemark.Kernel.Soft.Vfio.Legacy;
+using Tidemark.Nvme;
 
 namespace Tidemark.Kernel.Soft.Vfio;
 
@@ -60,7 +61,7 @@ internal sealed class VfioPciDriver : VfioDriver
         }
 
         if (request == VfioRequests.DeviceReset.Value)
-            return Reset();
+            return _device.Abilities.Resettable ? Reset() : Errno.EINVAL;
         if (request == VfioRequests.DeviceGetPciHotResetInfo.Value)
             return GetHotResetInfo(argument);
         if (request == VfioRequests.DeviceIoeventfd.Value)
@@ -118,7 +119,10 @@ internal sealed class VfioPciDriver : VfioDriver
         lock (_device.Gate)
         {
             Wake();
-            return _regions.Write(buffer, offset);
+            SyscallResult written = _regions.Write(buffer, offset);
+            if (written.Succeeded && StartsFunctionReset(buffer, offset))
+                ResetFunction();
+            return written;
         }
     }
 
@@ -138,12 +142,12 @@ internal sealed class VfioPciDriver : VfioDriver
         _interrupts.DisableAll();
         _watcher.Dispose();
         _wakeup.Set(-1);
-        _device.Model.Reset();
+        _device.Model.Reset(keepsConfig: false);
         _migration?.Reset();
         _log?.Stop();
     }
 
-    private static Errno GetInfo(Span<byte> argument)
+    private Errno GetInfo(Span<byte> argument)
     {
         if (!VfioArgument.TryRead(argument, (int)VfioDeviceInfo.MinimumSize, out VfioDeviceInfo info))
             return Errno.EFAULT;
@@ -152,7 +156,7 @@ internal sealed class VfioPciDriver : VfioDriver
         int answered = (int)Math.Min(info.Argsz, VfioDeviceInfo.StructSize);
         if (argument.Length < answered)
             return Errno.EFAULT;
-        info.Flags = VfioDeviceFlags.Reset | VfioDeviceFlags.Pci;
+        info.Flags = VfioDeviceFlags.Pci | (_device.Abilities.Resettable ? VfioDeviceFlags.Reset : 0);
         info.NumRegions = (uint)VfioPciRegionIndex.Count;
         info.NumIrqs = (uint)VfioPciIrqIndex.Count;
         VfioArgument.Write(argument, info, answered);
@@ -162,13 +166,26 @@ internal sealed class VfioPciDriver : VfioDriver
     private Errno Reset()
     {
         lock (_device.Gate)
-        {
-            _device.Model.Reset();
-            _migration?.Reset();
-            _interrupts.Restore();
-        }
-
+            ResetFunction();
         return Errno.Success;
+    }
+
+    /// <summary>Under the gate.</summary>
+    private void ResetFunction()
+    {
+        _device.Model.Reset(keepsConfig: true);
+        _migration?.Reset();
+        _interrupts.Restore();
+    }
+
+    /// <summary>Whether a write of configuration space sets the bit that resets a PCI Express function.</summary>
+    private bool StartsFunctionReset(ReadOnlySpan<byte> written, ulong offset)
+    {
+        if (!_device.Abilities.Resettable || _device.Model.FunctionResetByte is not { } at)
+            return false;
+        ulong place = VfioRegions.OffsetOf(VfioPciRegionIndex.Config) + at;
+        return offset <= place && place - offset < (ulong)written.Length
+            && (written[(int)(place - offset)] & ExpressCapability.ControlReset >> 8) != 0;
     }
 
     /// <summary>The devices that a bus reset touches: this one, alone in its group and on its bus.</summary>

@@ -1,4 +1,5 @@
 using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Devices;
 using Tidemark.Kernel.Soft.Devices.Mtty;
 using Tidemark.Kernel.Soft.Files;
 using Tidemark.Kernel.Soft.Iommufd;
@@ -324,6 +325,8 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
     }
 
     SyscallResult IVfioHost.Install(SoftFile file) => SyscallResult.Ok(_files.Add(file));
+
+    bool IVfioHost.TryPlace(IPeerTarget region, out ulong physical) => Physical.TryAddPeer(region, out physical);
 
     bool IVfioHost.TryReadUser(ulong address, Span<byte> into) => User.TryCopyIn(address, into);
 

@@ -122,14 +122,6 @@ public sealed class DivergenceTests
     }
 
     [Fact]
-    public void Dma_bufs_of_the_test_domain_are_not_supported()
-    {
-        using var fixture = new IommufdFixture(testDomain: true);
-        Assert.Equal(Errno.EOPNOTSUPP, Test(fixture, TestDomainOperation.GetDmaBuf, 0, Page));
-        Assert.Equal(Errno.EOPNOTSUPP, Test(fixture, TestDomainOperation.RevokeDmaBuf, 0, 0));
-    }
-
-    [Fact]
     public void A_limit_of_the_kernels_working_memory_changes_nothing()
     {
         using var fixture = new IommufdFixture(testDomain: true);
@@ -139,6 +131,15 @@ public sealed class DivergenceTests
         Mapping memory = fixture.Memory(LargePage);
         Assert.Equal(Errno.Success, fixture.Map(ioas, Iova, memory.Address.Value, LargePage));
         device.Unbind();
+    }
+
+    [Fact]
+    public void Syzkallers_flag_is_unknown()
+    {
+        using var fixture = new IommufdFixture(testDomain: true);
+        const ulong Syzkaller = 1 << 16;
+        Assert.Equal(Errno.EOPNOTSUPP, Test(fixture, TestDomainOperation.AccessPages, 0, Syzkaller));
+        Assert.Equal(Errno.EBADFD, Test(fixture, TestDomainOperation.AccessPages, 0, 0));
     }
 
     [Fact]

@@ -1,6 +1,7 @@
 using Tidemark.Abi;
 using Tidemark.Kernel.Linux;
 using Tidemark.Kernel.Soft;
+using Tidemark.Kernel.Soft.Devices;
 using Tidemark.Kernel.Soft.Devices.Nvme;
 
 namespace Tidemark.Nvme.Tests;
@@ -70,6 +71,36 @@ public sealed class ControllerStateTests : IDisposable
         byte[] capabilities = new byte[8];
         Assert.Equal(Errno.Success, plain.ReadRegion(0, 0, capabilities));
         Assert.False(new ControllerCapabilities(BitConverter.ToUInt64(capabilities)).HasControllerMemory);
+    }
+
+    [Fact]
+    public void Another_device_reaches_registers_doorbells_and_memory_in_the_order_it_wrote()
+    {
+        using ControllerHarness harness = New();
+        NvmeController controller = harness.Controller;
+        Assert.Null(controller.PeerOf(1));
+        IPeerTarget registers = controller.PeerOf(0)!;
+        IPeerTarget memory = controller.PeerOf(2)!;
+        memory.WriteByPeer(0x3ffc, [1, 2, 3, 4]);
+        byte[] bytes = new byte[4];
+        Assert.Equal(Errno.Success, controller.ReadRegion(2, 0x3ffc, bytes));
+        Assert.Equal([1, 2, 3, 4], bytes);
+        controller.WriteRegion(2, 0, [9]);
+        memory.ReadByPeer(0, bytes);
+        Assert.Equal(9, bytes[0]);
+        // A reset of the controller, its size registers, and a start again: each seen by the next look.
+        registers.WriteByPeer(NvmeRegister.Configuration, [0, 0, 0, 0]);
+        registers.WriteByPeer(NvmeRegister.AdminQueueAttributes, [7, 0, 7, 0]);
+        Assert.Equal(0x0007_0007u, harness.Read32(NvmeRegister.AdminQueueAttributes));
+        registers.WriteByPeer(NvmeRegister.AdminQueueAttributes, [15, 0, 15, 0]);
+        registers.ReadByPeer(NvmeRegister.AdminQueueAttributes, bytes);
+        Assert.Equal([15, 0, 15, 0], bytes);
+        registers.WriteByPeer(NvmeRegister.Configuration, BitConverter.GetBytes(ControllerConfiguration.Usual.Value));
+        Assert.Equal(ControllerStatus.ReadyBit, harness.Read32(NvmeRegister.Status));
+        registers.WriteByPeer(NvmeRegister.SubmissionDoorbell(0, 4), [255, 0, 0, 0]);
+        harness.Submit(0, new SubmissionEntry { Opcode = 0x0c });
+        // The other device's value was no entry of the queue.
+        Assert.Equal(0x0001_0100u, harness.WaitFor(0).Result);
     }
 
     [Fact]

@@ -49,6 +49,12 @@ internal abstract class SoftDeviceModel : IDisposable
     /// </summary>
     public virtual ulong? FunctionResetByte => null;
 
+    /// <summary>The BARs answer: memory is on in the command register.</summary>
+    public virtual bool AnswersMemory => true;
+
+    /// <summary>The region as other devices reach it; null: they do not.</summary>
+    public virtual IPeerTarget? PeerOf(uint region) => null;
+
     /// <summary>Whether the function has an interrupt pin.</summary>
     public abstract bool HasIntx { get; }
 

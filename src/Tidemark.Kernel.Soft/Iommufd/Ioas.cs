@@ -265,6 +265,18 @@ internal sealed partial class Ioas(IommufdContext context) : IommuObject
         }
     }
 
+    /// <summary>Takes the mappings of a page set out of every table.</summary>
+    public void Hide(PageSet pages)
+    {
+        foreach (IoasArea area in _areas)
+        {
+            if (!ReferenceEquals(area.Pages, pages))
+                continue;
+            foreach (Hwpt table in _tables)
+                table.Unmap([(area.First, area.Last)]);
+        }
+    }
+
     /// <summary>Tells the accesses to let go of a mapping that is about to be unmapped; false: one does not.</summary>
     private bool LetGo(IoasArea area)
     {

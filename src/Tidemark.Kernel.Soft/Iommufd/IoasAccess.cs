@@ -222,7 +222,9 @@ internal sealed class IoasAccess : IommuObject
                 alignedTo: GuestPage.Size, last);
             if (errno != Errno.Success)
                 return errno;
-            ulong firstByte = area!.FirstByte + (next - area.First);
+            if (area!.Pages.IsDeviceMemory)
+                return Errno.EINVAL;
+            ulong firstByte = area.FirstByte + (next - area.First);
             errno = area.Pages.TryPin(firstByte, part, out PinnedPages? pages);
             if (errno != Errno.Success)
                 return errno;

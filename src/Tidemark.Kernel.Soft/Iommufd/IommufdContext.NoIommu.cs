@@ -19,6 +19,8 @@ internal sealed partial class IommufdContext
             return Errno.EOVERFLOW;
         if (Objects.Find<Ioas>(command.IoasId) is not Ioas ioas || ioas.FindArea(command.Iova) is not IoasArea area)
             return Errno.ENOENT;
+        if (area.Pages.IsHidden)
+            return Errno.EINVAL;
         // ORDER: an area is kept in the first table of its space, and only that one is asked.
         if (ioas.Tables is not [{ Table: NoIommuPageTable table }, ..]
             || !table.TryFind(command.Iova, out ulong physical, out _))

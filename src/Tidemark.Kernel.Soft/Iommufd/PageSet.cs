@@ -5,13 +5,15 @@ using Tidemark.Memory;
 namespace Tidemark.Kernel.Soft.Iommufd;
 
 /// <summary>
-/// The memory that one MAP named: a range of the caller's addresses or of a memory file. Copies share it. Nothing is
-/// looked at until pages are pinned, so a bad address surfaces then.
+/// The memory that one MAP named: a range of the caller's addresses, of a memory file or of a dma-buf. Copies share it.
+/// Nothing but a dma-buf is looked at until pages are pinned, so a bad address surfaces then.
 /// </summary>
-internal sealed class PageSet
+internal sealed class PageSet : IDmaBufImporter
 {
     private readonly UserMemory _user;
     private readonly MemoryObject? _file;
+    private readonly DmaBuf? _lent;
+    private readonly IommufdContext? _context;
     private readonly Dictionary<(ulong From, ulong To), PinnedPages> _pins = [];
     private readonly PageCoverage _pinned = new();
     private int _areas;
@@ -27,6 +29,13 @@ internal sealed class PageSet
         Writable = writable;
     }
 
+    private PageSet(IommufdContext context, UserMemory user, DmaBuf lent, ulong start, bool writable)
+        : this(user, null, isFile: false, start, writable, charge: null)
+    {
+        _context = context;
+        _lent = lent;
+    }
+
     /// <summary>User address, or offset in the file.</summary>
     public ulong Start { get; }
 
@@ -34,6 +43,12 @@ internal sealed class PageSet
     public bool Writable { get; }
 
     public bool IsFile { get; }
+
+    /// <summary>A dma-buf: the memory of a device, which only devices reach.</summary>
+    public bool IsDeviceMemory => _lent is not null;
+
+    /// <summary>The dma-buf was revoked: no page table shows it, ever again. Under the context's lock.</summary>
+    public bool IsHidden { get; private set; }
 
     /// <summary>Whom its pinned pages are charged to; null: somebody else looks after that.</summary>
     public PageCharge? Charge { get; }
@@ -46,12 +61,43 @@ internal sealed class PageSet
         UserMemory user, MemoryObject? file, ulong offset, bool writable, PageCharge? charge) =>
         new(user, file, isFile: true, offset, writable, charge);
 
+    /// <summary>
+    /// Part of a dma-buf; on success the page set takes over the caller's reference. EINVAL: beyond its end; ENODEV,
+    /// EOPNOTSUPP: as <see cref="DmaBuf.TryImport"/>. Under the context's lock, also until it is mapped or abandoned.
+    /// </summary>
+    public static Errno TryOfDmaBuf(
+        IommufdContext context, UserMemory user, DmaBuf buffer, ulong start, ulong byteLength, bool writable,
+        out PageSet? pages)
+    {
+        pages = null;
+        if (start + (byteLength - 1) >= buffer.ByteLength)
+            return Errno.EINVAL;
+        var made = new PageSet(context, user, buffer, start, writable);
+        Errno errno = buffer.TryImport(made);
+        if (errno == Errno.Success)
+            pages = made;
+        return errno;
+    }
+
+    /// <summary>It was never mapped.</summary>
+    public void Abandon()
+    {
+        _lent?.Forget(this);
+        _lent?.Release();
+        _file?.Release();
+    }
+
+    /// <summary>Under the context's lock, which then empties the page tables.</summary>
+    public void Hide() => IsHidden = true;
+
+    public void OnRevoked() => _context!.Hide(this);
+
     public void AddArea() => _areas++;
 
     public void RemoveArea()
     {
         if (--_areas == 0)
-            _file?.Release();
+            Abandon();
     }
 
     /// <summary>
@@ -106,6 +152,8 @@ internal sealed class PageSet
     /// <summary>Reads without a lasting pin. EFAULT, or EINVAL for what is beyond a file.</summary>
     public Errno TryRead(ulong firstByte, Span<byte> into)
     {
+        if (IsDeviceMemory)
+            return Errno.EINVAL;
         ulong at = unchecked(Start + firstByte);
         if (!IsFile)
             return _user.TryCopyIn(at, into) ? Errno.Success : Errno.EFAULT;
@@ -117,14 +165,21 @@ internal sealed class PageSet
     {
         if (!Writable)
             return Errno.EPERM;
+        if (IsDeviceMemory)
+            return Errno.EINVAL;
         ulong at = unchecked(Start + firstByte);
         if (!IsFile)
             return _user.TryCopyOut(at, from) ? Errno.Success : Errno.EFAULT;
         return _file is not null && _file.TryWrite(at, from) ? Errno.Success : Errno.EINVAL;
     }
 
+    /// <summary>Where a dma-buf's memory lies; null: it is ordinary memory.</summary>
+    public ulong? DevicePhysical => _lent?.Physical;
+
     private Errno Resolve(ulong from, ulong to, ulong firstByte, ulong byteLength, List<PinnedExtent> extents)
     {
+        if (IsDeviceMemory)
+            return Errno.Success;
         if (!IsFile)
             return _user.TryPin(from, to - from, Writable, extents);
         if (_file is null || !_file.Holds(Start + firstByte + (byteLength - 1)))
@@ -155,6 +210,8 @@ internal sealed class PinnedPages(PageSet owner, ulong from, ulong to, List<Pinn
     /// </summary>
     public (ulong Physical, ulong ByteLength) RunAt(ulong address)
     {
+        if (owner.DevicePhysical is { } device)
+            return (device + address, To - address);
         ulong start = From;
         foreach (PinnedExtent extent in Extents)
         {

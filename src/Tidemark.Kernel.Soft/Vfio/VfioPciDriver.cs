@@ -14,6 +14,7 @@ internal sealed class VfioPciDriver : VfioDriver
 {
     private const int HotResetHeader = (int)VfioPciHotResetInfo.StructSize;
     private const int HotResetEntry = 8;
+    private const uint DmaBufPayload = 16;
 
     private readonly PciVfioDevice _device;
     private readonly IBoundDevice _bound;
@@ -25,6 +26,7 @@ internal sealed class VfioPciDriver : VfioDriver
     private readonly InterruptLine _wakeup;
     private readonly EventfdWatcher _watcher;
     private readonly VfioIoeventfds _ioeventfds;
+    private readonly VfioDmaBufs _dmaBufs;
     private bool _lowPower;
 
     /// <param name="group">Through which the device was opened; null: through its cdev.</param>
@@ -38,6 +40,7 @@ internal sealed class VfioPciDriver : VfioDriver
         _wakeup = new InterruptLine(device.Kernel.Host);
         _interrupts = new VfioInterrupts(device.Model, device.Kernel.Host, _watcher);
         _ioeventfds = new VfioIoeventfds(device.Model, _watcher);
+        _dmaBufs = new VfioDmaBufs(device);
         if (device.Abilities.Migration != VfioMigrationFlags.None)
             _migration = new MigrationStateMachine(device.Model, device.Abilities.Migration, device.Gate);
         if (device.Abilities.DmaLogging)
@@ -92,12 +95,23 @@ internal sealed class VfioPciDriver : VfioDriver
                 if (call.IsToCarry(VfioDeviceFeatureFlags.Set, payloadLength: 0, out errno))
                 {
                     lock (_device.Gate)
+                    {
                         LeaveLowPower();
+                        _dmaBufs.Restore();
+                    }
+                }
+
+                break;
+            case VfioDeviceFeatureIndex.DmaBuf:
+                if (call.IsToCarry(VfioDeviceFeatureFlags.Get, DmaBufPayload, out errno))
+                {
+                    lock (_device.Gate)
+                        return _dmaBufs.Export(call.Payload);
                 }
 
                 break;
             default:
-                // LIMIT: no VF tokens, no BUS_MASTER (as vfio-pci), no DMA_BUF (as a kernel without peer-to-peer DMA).
+                // LIMIT: no VF tokens, no BUS_MASTER (as vfio-pci).
                 errno = Errno.ENOTTY;
                 break;
         }
@@ -120,8 +134,8 @@ internal sealed class VfioPciDriver : VfioDriver
         {
             Wake();
             SyscallResult written = _regions.Write(buffer, offset);
-            if (written.Succeeded && StartsFunctionReset(buffer, offset))
-                ResetFunction();
+            if (written.Succeeded && offset >= VfioRegions.OffsetOf(VfioPciRegionIndex.Config))
+                FollowConfig(buffer, offset - VfioRegions.OffsetOf(VfioPciRegionIndex.Config));
             return written;
         }
     }
@@ -139,6 +153,7 @@ internal sealed class VfioPciDriver : VfioDriver
     /// <summary>The device is reset and silent.</summary>
     public override void Dispose()
     {
+        _dmaBufs.End();
         _interrupts.DisableAll();
         _watcher.Dispose();
         _wakeup.Set(-1);
@@ -173,9 +188,24 @@ internal sealed class VfioPciDriver : VfioDriver
     /// <summary>Under the gate.</summary>
     private void ResetFunction()
     {
+        _dmaBufs.Revoke();
         _device.Model.Reset(keepsConfig: true);
         _migration?.Reset();
         _interrupts.Restore();
+        _dmaBufs.Restore();
+    }
+
+    /// <summary>What a write of configuration space means for what lies outside of it.</summary>
+    private void FollowConfig(ReadOnlySpan<byte> written, ulong offset)
+    {
+        if (StartsFunctionReset(written, offset))
+            ResetFunction();
+        if (offset >= NvmePci.StatusOffset || offset + (ulong)written.Length <= NvmePci.CommandOffset)
+            return;
+        if (_device.Model.AnswersMemory)
+            _dmaBufs.Restore();
+        else
+            _dmaBufs.Revoke();
     }
 
     /// <summary>Whether a write of configuration space sets the bit that resets a PCI Express function.</summary>
@@ -183,9 +213,8 @@ internal sealed class VfioPciDriver : VfioDriver
     {
         if (!_device.Abilities.Resettable || _device.Model.FunctionResetByte is not { } at)
             return false;
-        ulong place = VfioRegions.OffsetOf(VfioPciRegionIndex.Config) + at;
-        return offset <= place && place - offset < (ulong)written.Length
-            && (written[(int)(place - offset)] & ExpressCapability.ControlReset >> 8) != 0;
+        return offset <= at && at - offset < (ulong)written.Length
+            && (written[(int)(at - offset)] & ExpressCapability.ControlReset >> 8) != 0;
     }
 
     /// <summary>The devices that a bus reset touches: this one, alone in its group and on its bus.</summary>
@@ -275,6 +304,8 @@ internal sealed class VfioPciDriver : VfioDriver
         {
             lock (_device.Gate)
             {
+                // ORDER: revoked whether or not the device is in low power already.
+                _dmaBufs.Revoke();
                 if (_lowPower)
                     return Errno.EINVAL;
                 _lowPower = true;

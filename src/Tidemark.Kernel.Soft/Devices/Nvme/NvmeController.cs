@@ -14,6 +14,7 @@ namespace Tidemark.Kernel.Soft.Devices.Nvme;
 ///                                                      3. one chunk of one command (IO, Admin)  disk, DMA writes
 ///                                                      4. post completions    (Queues)   DMA writes
 ///                                                      5. drain, then MSI-X
+///  other device: DMA(BAR) --> the CMB, a doorbell, or _peerWrites, which whoever takes _gate carries out first
 ///  Running --Quiesce--> Quiesced --Freeze--> Frozen --Unfreeze--> Quiesced --Run--> Running
 /// </code>
 /// Everything but doorbells and interrupt actions is guarded by <c>_gate</c>, and all DMA is made inside it. So whoever
@@ -109,6 +110,8 @@ internal sealed partial class NvmeController : SoftDeviceModel
         (BarRegion, NvmeBar.MsixTable, (ulong)_msix.TableByteLength);
 
     public override ulong? FunctionResetByte => NvmePciConfig.ExpressOffset + ExpressCapability.ControlOffset + 1;
+
+    public override bool AnswersMemory => _config.MemoryEnabled;
 
     public override bool HasIntx => true;
 
@@ -232,6 +235,7 @@ internal sealed partial class NvmeController : SoftDeviceModel
         Interlocked.Increment(ref _gateWanted);
         Lock.Scope held = _gate.EnterScope();
         Interlocked.Decrement(ref _gateWanted);
+        TakePeerWrites();
         return held;
     }
 
@@ -244,12 +248,17 @@ internal sealed partial class NvmeController : SoftDeviceModel
                 spinner.SpinOnce();
             bool worked;
             lock (_gate)
+            {
+                TakePeerWrites();
                 worked = _state == RunState.Running && TryStep();
+            }
+
             if (worked)
                 continue;
             // ORDER: first say that a wake-up is needed, then look again; a doorbell is written before it looks.
             Interlocked.Exchange(ref _asleep, 1);
-            if (!_stopping && !(_state == RunState.Running && Volatile.Read(ref _doorbellsRung) != 0))
+            if (!_stopping && _peerWrites.IsEmpty
+                && !(_state == RunState.Running && Volatile.Read(ref _doorbellsRung) != 0))
                 _wake.WaitOne();
             Volatile.Write(ref _asleep, 0);
         }

@@ -69,11 +69,17 @@ internal sealed class BoundDevice(CaseRun run, DeviceProfile profile, KernelFd? 
         return info;
     }
 
+    /// <summary>Where a region begins in the device's file.</summary>
+    public ulong OffsetOf(VfioPciRegionIndex region) => Profile.Regions[(int)region].Offset;
+
+    /// <summary>A region's size in bytes; 0: the device has none.</summary>
+    public ulong SizeOf(VfioPciRegionIndex region) => Profile.Regions[(int)region].Size;
+
     public ulong ReadRegion(VfioPciRegionIndex region, ulong offset, int byteLength)
     {
         Span<byte> value = stackalloc byte[8];
         value.Clear();
-        SyscallResult read = run.Kernel.Pread(File.Number, value[..byteLength], Region(region).Offset + offset);
+        SyscallResult read = run.Kernel.Pread(File.Number, value[..byteLength], OffsetOf(region) + offset);
         run.Equal(byteLength, read.Value, $"the length of a read of {region} at 0x{offset:x}");
         return BinaryPrimitives.ReadUInt64LittleEndian(value);
     }
@@ -82,7 +88,7 @@ internal sealed class BoundDevice(CaseRun run, DeviceProfile profile, KernelFd? 
     {
         Span<byte> value = stackalloc byte[8];
         BinaryPrimitives.WriteUInt64LittleEndian(value, data);
-        SyscallResult written = run.Kernel.Pwrite(File.Number, value[..byteLength], Region(region).Offset + offset);
+        SyscallResult written = run.Kernel.Pwrite(File.Number, value[..byteLength], OffsetOf(region) + offset);
         run.Equal(byteLength, written.Value, $"the length of a write of {region} at 0x{offset:x}");
     }
 }

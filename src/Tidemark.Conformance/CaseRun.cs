@@ -180,6 +180,15 @@ internal sealed class CaseRun(ConformanceContext context) : IDisposable
         return Kernel.Ioctl(Iommufd, ref map).Errno;
     }
 
+    /// <summary>Maps a part of a file or dma-buf into <see cref="Ioas"/>, unless told otherwise.</summary>
+    public Errno TryMapFile(
+        KernelFd file, ulong iova, ulong byteLength, ulong start = 0, IommuIoasMapFlags flags = Fixed, uint ioas = 0)
+    {
+        IommuIoasMapFile map = IommuIoasMapFile.Create(
+            ioas == 0 ? Ioas : ioas, iova, file.Number, start, byteLength, flags);
+        return Kernel.Ioctl(Iommufd, ref map).Errno;
+    }
+
     public Errno Unmap(ulong iova, ulong byteLength, out ulong unmapped, uint ioas = 0)
     {
         IommuIoasUnmap unmap = IommuIoasUnmap.Create(ioas == 0 ? Ioas : ioas, iova, byteLength);

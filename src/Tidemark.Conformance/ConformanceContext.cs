@@ -110,6 +110,9 @@ public sealed record DeviceProfile(string Address, string Node, string? Problem)
     /// <summary>It can log its own DMA.</summary>
     public bool LogsDma { get; private init; }
 
+    /// <summary>VFIO_DEVICE_RESET is possible.</summary>
+    public bool Resets { get; private init; }
+
     /// <summary>MSI-X vectors.</summary>
     public uint MsixVectors { get; private init; }
 
@@ -123,6 +126,12 @@ public sealed record DeviceProfile(string Address, string Node, string? Problem)
 
     /// <summary>Vendor as discovery tells it, or null.</summary>
     public string? Vendor { get; private init; }
+
+    /// <summary>
+    /// Place in the device's file and size of each region, asked once: what else a region is differs from model to
+    /// model, and a recording of a case that only reads a register need not tell.
+    /// </summary>
+    internal IReadOnlyList<(ulong Offset, ulong Size)> Regions { get; private init; } = [];
 
     internal static DeviceProfile Read(IKernel kernel, ISysfs sysfs, string address)
     {
@@ -154,6 +163,7 @@ public sealed record DeviceProfile(string Address, string Node, string? Problem)
             bool hasInfo = kernel.Ioctl(run.Iommufd, ref info).Succeeded;
             var irq = VfioIrqInfo.Create((uint)VfioPciIrqIndex.Msix);
             bool hasIrq = kernel.Ioctl(run.Device.File, ref irq).Succeeded;
+            var device = VfioDeviceInfo.Create();
             var migration = default(VfioDeviceFeatureMigration);
             kernel.Feature(run.Device.File, VfioDeviceFeatureFlags.Get, ref migration);
             sysfs.TryReadText($"{folder}/class", out string? deviceClass);
@@ -172,12 +182,21 @@ public sealed record DeviceProfile(string Address, string Node, string? Problem)
                 MsixVectors = hasIrq ? irq.Count : 0,
                 CanWrite = deviceClass == NvmeClass,
                 Vendor = vendor,
+                Resets = run.Kernel.Ioctl(run.Device.File, ref device).Succeeded
+                    && (device.Flags & VfioDeviceFlags.Reset) != 0,
+                Regions = [.. Enumerable.Range(0, (int)VfioPciRegionIndex.Vga).Select(index => PlaceOf(run, index))],
             };
         }
         catch (CaseEnded ended)
         {
             return profile with { Problem = ended.Message };
         }
+    }
+
+    private static (ulong Offset, ulong Size) PlaceOf(CaseRun run, int region)
+    {
+        VfioRegionInfo info = VfioRegionInfo.Create((uint)region);
+        return run.Kernel.Ioctl(run.Device.File, ref info).Succeeded ? (info.Offset, info.Size) : default;
     }
 }
 
@@ -224,6 +243,9 @@ internal sealed record DeviceNeed(string Text, Func<DeviceProfile, bool> IsMetBy
         device => InGroup.IsMetBy(device) && device.CanWrite);
 
     public static DeviceNeed Msix { get; } = new("with MSI-X", device => device.MsixVectors > 0 && !device.IsEmulated);
+
+    public static DeviceNeed Resettable { get; } = new(
+        "(an NVMe controller) that can be reset", device => device.Resets && device.CanWrite && device.HasIommu);
 
     public static DeviceNeed Migratable { get; } =
         new("with migration states", device => device.Migration != VfioMigrationFlags.None);

@@ -115,6 +115,7 @@ public static class ConformanceSuite
         TestDomainNestedCases.AddTo(cases);
         TestDomainFaultCases.AddTo(cases);
         TestDomainPasidCases.AddTo(cases);
+        DmaBufCases.AddTo(cases);
         return cases;
     }
 }

@@ -75,22 +75,43 @@ internal sealed class NvmeWriter : IDeviceWriter
     /// <summary>Writes 4096 bytes at a page-aligned IOVA; returns when they have landed.</summary>
     public void Write(ulong iova)
     {
+        uint status = Execute(iova, opcode: 0x06, nsid: 0, dword10: 1);
+        if (status != 0)
+            throw CaseRun.Broken($"The controller could not write to 0x{iova:x}: status 0x{status:x}.");
+    }
+
+    /// <summary>
+    /// Writes the first word of the health log at an IOVA that is a multiple of four (NVM Express 1.4, section 5.14.1.2):
+    /// the temperature is in it, so it is not zero.
+    /// </summary>
+    public void WriteWord(ulong iova)
+    {
+        if (!TryWriteWord(iova))
+            throw CaseRun.Broken($"The controller could not write to 0x{iova:x}.");
+    }
+
+    /// <summary>As <see cref="WriteWord"/>; false: the controller says that it could not.</summary>
+    public bool TryWriteWord(ulong iova) => Execute(iova, opcode: 0x02, nsid: uint.MaxValue, dword10: 2) == 0;
+
+    private uint Execute(ulong iova, byte opcode, uint nsid, uint dword10)
+    {
         Span<byte> command = _memory.Bytes(_tail * CommandLength, CommandLength);
         command.Clear();
-        command[0] = 0x06;
+        command[0] = opcode;
+        BinaryPrimitives.WriteUInt32LittleEndian(command[4..], nsid);
         BinaryPrimitives.WriteUInt64LittleEndian(command[24..], iova);
-        command[40] = 1;
+        BinaryPrimitives.WriteUInt32LittleEndian(command[40..], dword10);
         _tail = (_tail + 1) % Entries;
         Interlocked.MemoryBarrier();
         Register(0x1000, _tail);
         ulong completion = CaseRun.Page + (_head * CompletionLength) + 12;
         WaitFor(() => ((Word(completion) >> 16) & 1) == _phase);
-        if (Word(completion) >> 17 != 0)
-            throw CaseRun.Broken($"The controller could not write to 0x{iova:x}: status 0x{Word(completion) >> 17:x}.");
+        uint status = Word(completion) >> 17;
         _head = (_head + 1) % Entries;
         _phase ^= _head == 0 ? 1u : 0u;
         if (Acknowledges)
             Acknowledge();
+        return status;
     }
 
     private uint Word(ulong offset)

@@ -270,7 +270,11 @@ public sealed class Ioas : IDisposable
         {
             Errno.EEXIST => "The range is already mapped.",
             Errno.EFAULT => "The memory can not be pinned; a device's own region (a BAR) is one such case.",
-            Errno.ENOMEM => "The limit of locked memory (ulimit -l) may be too low.",
+            // The kernel charges the user's other machines to the same limit, so no number can be told here.
+            Errno.ENOMEM => "The limit of locked memory (RLIMIT_MEMLOCK; ulimit -l tells it in KiB) is too low for this "
+                + "and what the user has pinned already, or no memory is left. Raise the limit above the memory of all "
+                + "the user's machines (ulimit -l unlimited, LimitMEMLOCK=infinity in a unit of systemd), or grant "
+                + "CAP_IPC_LOCK.",
             _ => null,
         });
 

@@ -1,3 +1,5 @@
+using Tidemark.Nvme;
+
 namespace Tidemark.Kernel.Soft;
 
 /// <summary>
@@ -15,6 +17,12 @@ public sealed record SoftHost(IReadOnlyList<SoftIommuUnit> Iommus, IReadOnlyList
 
     /// <summary>The parameter <c>vfio_iommu_type1.disable_hugepages</c>: type1 maps page by page.</summary>
     public bool Type1DisablesHugePages { get; init; }
+
+    /// <summary>
+    /// RLIMIT_MEMLOCK in bytes of a caller without any capability, who has what it pins charged and ENOMEM beyond the
+    /// limit. Null: the caller has all of them (CAP_IPC_LOCK, CAP_SYS_RESOURCE, CAP_SYS_RAWIO), and no limit.
+    /// </summary>
+    public ulong? LockedMemoryLimit { get; init; }
 
     /// <summary>
     /// The kernel is built with IOMMUFD_TEST: <c>/dev/iommu</c> answers IOMMU_TEST_CMD, which makes devices that need no
@@ -87,6 +95,18 @@ public sealed record SoftNvme(string Address, string? IommuUnit, SoftDisk Disk)
 
     /// <summary>Can log its own DMA (DMA_LOGGING_*).</summary>
     public bool DmaLogging { get; init; }
+
+    /// <summary>PCI vendor, as configuration space and sysfs tell it.</summary>
+    public ushort VendorId { get; init; } = NvmePci.SoftVendorId;
+
+    /// <summary>PCI device, likewise.</summary>
+    public ushort DeviceId { get; init; } = NvmePci.SoftDeviceId;
+
+    /// <summary>Has memory of its own (BAR2) in which submission queues may lie: a controller memory buffer.</summary>
+    public bool ControllerMemory { get; init; } = true;
+
+    /// <summary>Whether the host can reset the function: VFIO_DEVICE_RESET, and the flag that tells of it.</summary>
+    public bool Resettable { get; init; } = true;
 
     /// <summary>
     /// At most 20 ASCII characters. State moves only between controllers of equal serial number: it names the disk, not

@@ -22,6 +22,9 @@ public sealed partial class SoftKernel
         if (index >= _devices.Count)
             return SyscallResult.Ok(_files.Add(_mediated[index - _devices.Count].Open()));
 
+        // CAP_SYS_RAWIO: nothing keeps such a device from any memory.
+        if (_devices[index].Description.IommuUnit is null && !Caller.IsPrivileged)
+            return SyscallResult.Fail(Errno.EPERM);
         Errno errno = _devices[index].TryOpen(this, out SoftFile? file);
         return file is null ? SyscallResult.Fail(errno) : SyscallResult.Ok(_files.Add(file));
     }

@@ -97,6 +97,18 @@ public sealed partial class SoftKernel
         return TryReferenceMemory(fd, out memory) || IsOpenOnHost(fd);
     }
 
+    /// <summary>The dma-buf that a descriptor names, with a reference; false: it names something else or nothing.</summary>
+    internal bool TryFindDmaBuf(int fd, [NotNullWhen(true)] out DmaBuf? lent)
+    {
+        lent = null;
+        if (!_files.TryAcquire(fd, out OpenFile? file))
+            return false;
+        lent = (file.File as DmaBufFile)?.Buffer;
+        lent?.AddReference();
+        _files.Drop(file);
+        return lent is not null;
+    }
+
     /// <summary>There is no call that only asks; a duplicate that is closed again tells.</summary>
     private bool IsOpenOnHost(int fd)
     {

@@ -1,4 +1,5 @@
 using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Devices;
 using Tidemark.Kernel.Soft.Devices.Mtty;
 using Tidemark.Kernel.Soft.Files;
 using Tidemark.Kernel.Soft.Iommufd;
@@ -11,7 +12,7 @@ namespace Tidemark.Kernel.Soft;
 /// <param name="Descriptors">Soft descriptors, and host descriptors of memory objects.</param>
 /// <param name="Mappings">Regions mapped through the kernel.</param>
 /// <param name="IommufdObjects">Objects of every iommufd context, device objects included.</param>
-/// <param name="PinnedPages">Pages of 4 KiB that page tables refer to.</param>
+/// <param name="PinnedPages">Pages of 4 KiB that are pinned, once for each range of pages that is.</param>
 /// <param name="TablePages">Pages that page tables consist of.</param>
 public readonly record struct SoftKernelUsage(
     int Descriptors, int Mappings, int IommufdObjects, long PinnedPages, long TablePages)
@@ -54,6 +55,8 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
         HasTestDomain = hardware.TestDomain;
         Physical = new PhysicalMemory(host);
         User = new UserMemory(host);
+        Process = new SoftProcess(
+            new SoftUser(), hardware.LockedMemoryLimit ?? ulong.MaxValue, privileged: hardware.LockedMemoryLimit is null);
         foreach (SoftNvme device in hardware.Devices)
         {
             SoftIommuUnit? unit = device.IommuUnit is null
@@ -124,6 +127,7 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
         foreach (DeviceSlot slot in _devices)
             slot.Port.SetTable(null);
         Physical.Dispose();
+        _entered.Dispose();
     }
 
     public SyscallResult Open(string path, OpenFlags flags)
@@ -321,6 +325,8 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
     }
 
     SyscallResult IVfioHost.Install(SoftFile file) => SyscallResult.Ok(_files.Add(file));
+
+    bool IVfioHost.TryPlace(IPeerTarget region, out ulong physical) => Physical.TryAddPeer(region, out physical);
 
     bool IVfioHost.TryReadUser(ulong address, Span<byte> into) => User.TryCopyIn(address, into);
 

@@ -77,8 +77,8 @@ internal sealed class SoftSysfs : ISysfs
     {
         string home = $"/sys/devices/pci0000:00/{device.Address}";
         string driver = device.Migration ? "nvme-vfio-pci" : "vfio-pci";
-        AddFile($"{home}/vendor", $"0x{NvmePci.SoftVendorId:x4}");
-        AddFile($"{home}/device", $"0x{NvmePci.SoftDeviceId:x4}");
+        AddFile($"{home}/vendor", $"0x{device.VendorId:x4}");
+        AddFile($"{home}/device", $"0x{device.DeviceId:x4}");
         AddFile($"{home}/class", $"0x{NvmePci.ClassCode:x6}");
         AddLink($"{home}/driver", $"../../../bus/pci/drivers/{driver}");
         string prefix = device.IommuUnit is null ? NoIommuPrefix : "";

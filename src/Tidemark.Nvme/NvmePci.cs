@@ -27,6 +27,11 @@ public static class NvmePci
     /// <summary>Command bit 2: the function may start DMA and message interrupts.</summary>
     public const ushort CommandBusMaster = 1 << 2;
 
+    /// <summary>
+    /// What a host's firmware leaves: I/O space, memory, and the report of system errors (bits 0, 1 and 8).
+    /// </summary>
+    public const ushort CommandInitial = 0x103;
+
     /// <summary>Command bit 10.</summary>
     public const ushort CommandInterruptDisable = 1 << 10;
 
@@ -80,4 +85,37 @@ public static class MsixCapability
 
     /// <summary>Vector control lies at this offset of an entry; bit 0 masks.</summary>
     public const int EntryControlOffset = 12;
+}
+
+/// <summary>The PCI Express capability. PCI Express Base Specification 4.0 section 7.5.3.</summary>
+public static class ExpressCapability
+{
+    public const byte Id = 0x10;
+
+    /// <summary>Capabilities register: 16 bits at offset 2.</summary>
+    public const int FlagsOffset = 2;
+
+    /// <summary>Version 2; an endpoint integrated in the root complex, which has no link.</summary>
+    public const ushort IntegratedEndpoint = 9 << 4 | 2;
+
+    /// <summary>Device capabilities: 32 bits at offset 4.</summary>
+    public const int CapabilitiesOffset = 4;
+
+    /// <summary>Reports errors by their role, as every function since version 1.1 must say.</summary>
+    public const uint RoleBasedErrors = 1u << 15;
+
+    /// <summary>The function can be reset by <see cref="ControlReset"/>.</summary>
+    public const uint FunctionReset = 1u << 28;
+
+    /// <summary>Device control: 16 bits at offset 8.</summary>
+    public const int ControlOffset = 8;
+
+    /// <summary>Relaxed ordering and no-snoop allowed, reads of at most 512 bytes.</summary>
+    public const ushort ControlInitial = 0x2810;
+
+    /// <summary>Error reporting, relaxed ordering, no-snoop, and the size of reads; payloads are 128 bytes.</summary>
+    public const ushort ControlWritable = 0x781f;
+
+    /// <summary>Starts a function-level reset; reads as 0.</summary>
+    public const ushort ControlReset = 1 << 15;
 }

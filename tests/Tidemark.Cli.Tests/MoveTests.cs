@@ -29,6 +29,21 @@ public sealed class MoveTests
     }
 
     [Fact]
+    public void A_machine_that_passes_the_limit_of_locked_memory_is_told_which_limit_and_what_to_do()
+    {
+        using var scene = new Scene();
+        string file = Path.Combine(scene.Folder, "quiet.json");
+        string text = File.ReadAllText(file);
+        File.WriteAllText(file, text.Replace("\"softHost\": {", "\"softHost\": { \"lockedMemory\": \"8MiB\",", StringComparison.Ordinal));
+        CommandLine failed = scene.Expect(1, "run", "quiet.json");
+        Assert.Contains("ENOMEM", failed.All, StringComparison.Ordinal);
+        Assert.Contains("RLIMIT_MEMLOCK", failed.All, StringComparison.Ordinal);
+        Assert.Contains("LimitMEMLOCK=infinity", failed.All, StringComparison.Ordinal);
+        File.WriteAllText(file, text.Replace("\"softHost\": {", "\"softHost\": { \"lockedMemory\": \"128MiB\",", StringComparison.Ordinal));
+        scene.StartMachine("quiet.json");
+    }
+
+    [Fact]
     public void A_machine_that_differs_is_refused_with_every_reason()
     {
         using var scene = new Scene();

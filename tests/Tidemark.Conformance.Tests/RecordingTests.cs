@@ -59,10 +59,10 @@ public sealed class RecordingTests
         string document = File.ReadAllText(Path.Combine(folder!, "docs/internals/divergences.md"));
         Assert.All(ConformanceComparison.KnownDifferences.Keys, name => Assert.Contains(name, document, StringComparison.Ordinal));
         Assert.All(RecordedDifferences.Reasons, reason => Assert.Contains($"| {reason} |", document, StringComparison.Ordinal));
-        const string Call = "ioctl(5, VFIO_DEVICE_GET_INFO, {argsz=24}) = 0";
-        Assert.NotNull(RecordedDifferences.Find(new ReplayMismatch("vfio.info.accepted", 4, Call, "")));
+        const string Call = "ioctl(5, VFIO_DEVICE_GET_REGION_INFO, {argsz=32}) = 0";
+        Assert.NotNull(RecordedDifferences.Find(new ReplayMismatch("vfio.region-info.accepted", 4, Call, "")));
         Assert.Null(RecordedDifferences.Find(new ReplayMismatch("iommufd.ioas.map.accepted", 4, Call, "")));
-        Assert.Null(RecordedDifferences.Find(new ReplayMismatch("vfio.info.accepted", 1, "close 5 = 0", "")));
+        Assert.Null(RecordedDifferences.Find(new ReplayMismatch("vfio.region-info.accepted", 1, "close 5 = 0", "")));
     }
 
     private static unsafe void Flip(ulong address) =>

@@ -22,7 +22,8 @@ public sealed partial class MachineFileTests
             "devices": [
               { "address": "0000:01:00.0", "iommu": "one", "disk": "disks/a.img", "mode": "overlay", "overlay": "/var/b.img",
                 "migration": true, "p2p": false, "preCopy": false, "dmaLogging": true }
-            ]
+            ],
+            "lockedMemory": "8MiB"
           }
         }
         """;
@@ -54,6 +55,7 @@ public sealed partial class MachineFileTests
                 Migration = true, P2P = false, PreCopy = false, DmaLogging = true,
             },
             Assert.Single(machine.SoftHost.Devices));
+        Assert.Equal(8UL << 20, machine.SoftHost.LockedMemoryBytes);
     }
 
     [Fact]
@@ -255,8 +257,9 @@ public sealed partial class MachineFileTests
             .. Known("\"memory\"").Select(key => $"memory.{key}"), .. Known("\"workload\"").Select(key => $"workload.{key}"),
             .. assigned,
             .. Known("entry 1 of \"iommus\"").Select(key => $"iommus[].{key}"), .. hardware.Select(key => $"devices[].{key}"),
+            "lockedMemory",
         ];
-        Assert.Equal(["devices", "iommus"], Known("\"softHost\"").Order());
+        Assert.Equal(["devices", "iommus", "lockedMemory"], Known("\"softHost\"").Order());
         string[] documented = [.. File.ReadLines(FindDocument()).Select(line => TableKey().Match(line)).Where(match => match.Success)
             .Select(match => match.Groups[1].Value)];
         Assert.Equal(expected.Order(StringComparer.Ordinal), documented.Order(StringComparer.Ordinal));

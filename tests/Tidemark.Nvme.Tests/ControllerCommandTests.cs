@@ -84,7 +84,7 @@ public sealed class ControllerCommandTests : IDisposable
         Assert.Equal(0x004, harness.IO(read with { Prp1 = ulong.MaxValue & ~0xffful }).Status.Code);
         Assert.Equal(0x020, harness.IO(read with { Opcode = 1 }).Status.Code);
         Assert.Equal(0x001, harness.Admin(new SubmissionEntry { Opcode = 0xff }).Status.Code);
-        Assert.Equal(0x101, harness.Admin(ControllerHarness.CreateCompletionQueue(17, 4)).Status.Code);
+        Assert.Equal(0x101, harness.Admin(ControllerHarness.CreateCompletionQueue(65, 4)).Status.Code);
         Assert.Equal(0x101, harness.Admin(ControllerHarness.CreateCompletionQueue(1, 4)).Status.Code);
         Assert.Equal(0x102, harness.Admin(ControllerHarness.CreateCompletionQueue(2, 2000)).Status.Code);
         Assert.Equal(0x102, harness.Admin(ControllerHarness.CreateCompletionQueue(2, 1)).Status.Code);
@@ -100,7 +100,7 @@ public sealed class ControllerCommandTests : IDisposable
     {
         using ControllerHarness harness = New();
         CompletionEntry queues = harness.Admin(new SubmissionEntry { Opcode = 9, Dword10 = 7, Dword11 = 0x003f_003f });
-        Assert.Equal(0x000f_000fu, queues.Result);
+        Assert.Equal(0x003f_003fu, queues.Result);
         harness.CreateIOQueues();
         harness.Admin(new SubmissionEntry { Opcode = 9, Dword10 = 6, Dword11 = 0 });
         Assert.Equal(0u, harness.Admin(new SubmissionEntry { Opcode = 10, Dword10 = 6 }).Result);

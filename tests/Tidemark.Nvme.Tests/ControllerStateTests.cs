@@ -1,6 +1,7 @@
 using Tidemark.Abi;
 using Tidemark.Kernel.Linux;
 using Tidemark.Kernel.Soft;
+using Tidemark.Kernel.Soft.Devices;
 using Tidemark.Kernel.Soft.Devices.Nvme;
 
 namespace Tidemark.Nvme.Tests;
@@ -14,6 +15,92 @@ public sealed class ControllerStateTests : IDisposable
     {
         _file.Dispose();
         _memory.Dispose();
+    }
+
+    [Fact]
+    public void State_moves_whichever_side_has_MSI_X_on_and_at_its_bounds_it_fits()
+    {
+        using ControllerHarness source = New();
+        source.Controller.SetMsix(true);
+        for (uint queue = 1; queue <= 64; queue++)
+        {
+            Assert.True(source.Admin(ControllerHarness.CreateCompletionQueue(queue, 16)).Status.Succeeded);
+            Assert.True(source.Admin(ControllerHarness.CreateSubmissionQueue(queue, 16)).Status.Succeeded);
+        }
+
+        source.Controller.Quiesce();
+        source.Controller.Freeze();
+        byte[] final = source.Controller.SaveFinal();
+        // What the bound must have room for besides: every queue full of commands, at 81 bytes each.
+        const ulong Commands = 65 * 36 * 81;
+        Assert.InRange((ulong)final.Length, 1ul, source.Controller.FinalStateSize - Commands);
+        using var port = new Scope(_file, _memory);
+        port.Controller.Quiesce();
+        port.Controller.Freeze();
+        Assert.Equal(Errno.Success, port.Controller.LoadState(final));
+        byte[] control = new byte[2];
+        Assert.Equal(Errno.Success, port.Controller.ReadRegion(7, 0x42, control));
+        // 65 vectors, and off as this host has it.
+        Assert.Equal(64, BitConverter.ToUInt16(control));
+        port.Controller.SetMsix(true);
+        port.Controller.ReadRegion(7, 0x42, control);
+        Assert.Equal(0x8040, BitConverter.ToUInt16(control));
+    }
+
+    [Fact]
+    public void The_function_is_PCI_Express_with_its_memory_in_a_BAR_of_its_own()
+    {
+        using ControllerHarness harness = New();
+        NvmeController controller = harness.Controller;
+        Assert.Equal([0x4000, 0, 0x4000, 0, 0, 0, 0, 0x1000, 0], controller.Regions.Select(region => region.ByteLength));
+        byte[] config = new byte[4096];
+        Assert.Equal(Errno.Success, controller.ReadRegion(7, 0, config));
+        Assert.Equal([0x11, 0x80], config[0x40..0x42]);
+        Assert.Equal([0x10, 0x00, 0x92, 0x00], config[0x80..0x84]);
+        Assert.Equal(0x1000_8000u, BitConverter.ToUInt32(config, 0x84));
+        Assert.All(config[0x100..], value => Assert.Equal(0, value));
+        using var plain = new NvmeController(
+            new SoftNvme("0000:01:00.0", "iommu0", ControllerHarness.ReadOnlyDisk(_file))
+            {
+                ControllerMemory = false, Resettable = false,
+            },
+            new LinuxKernel(), harness.Port);
+        Assert.Equal(0ul, plain.Regions[2].ByteLength);
+        Assert.Equal(Errno.Success, plain.ReadRegion(7, 0, config));
+        Assert.Equal(0x8000u, BitConverter.ToUInt32(config, 0x84));
+        byte[] capabilities = new byte[8];
+        Assert.Equal(Errno.Success, plain.ReadRegion(0, 0, capabilities));
+        Assert.False(new ControllerCapabilities(BitConverter.ToUInt64(capabilities)).HasControllerMemory);
+    }
+
+    [Fact]
+    public void Another_device_reaches_registers_doorbells_and_memory_in_the_order_it_wrote()
+    {
+        using ControllerHarness harness = New();
+        NvmeController controller = harness.Controller;
+        Assert.Null(controller.PeerOf(1));
+        IPeerTarget registers = controller.PeerOf(0)!;
+        IPeerTarget memory = controller.PeerOf(2)!;
+        memory.WriteByPeer(0x3ffc, [1, 2, 3, 4]);
+        byte[] bytes = new byte[4];
+        Assert.Equal(Errno.Success, controller.ReadRegion(2, 0x3ffc, bytes));
+        Assert.Equal([1, 2, 3, 4], bytes);
+        controller.WriteRegion(2, 0, [9]);
+        memory.ReadByPeer(0, bytes);
+        Assert.Equal(9, bytes[0]);
+        // A reset of the controller, its size registers, and a start again: each seen by the next look.
+        registers.WriteByPeer(NvmeRegister.Configuration, [0, 0, 0, 0]);
+        registers.WriteByPeer(NvmeRegister.AdminQueueAttributes, [7, 0, 7, 0]);
+        Assert.Equal(0x0007_0007u, harness.Read32(NvmeRegister.AdminQueueAttributes));
+        registers.WriteByPeer(NvmeRegister.AdminQueueAttributes, [15, 0, 15, 0]);
+        registers.ReadByPeer(NvmeRegister.AdminQueueAttributes, bytes);
+        Assert.Equal([15, 0, 15, 0], bytes);
+        registers.WriteByPeer(NvmeRegister.Configuration, BitConverter.GetBytes(ControllerConfiguration.Usual.Value));
+        Assert.Equal(ControllerStatus.ReadyBit, harness.Read32(NvmeRegister.Status));
+        registers.WriteByPeer(NvmeRegister.SubmissionDoorbell(0, 4), [255, 0, 0, 0]);
+        harness.Submit(0, new SubmissionEntry { Opcode = 0x0c });
+        // The other device's value was no entry of the queue.
+        Assert.Equal(0x0001_0100u, harness.WaitFor(0).Result);
     }
 
     [Fact]
@@ -231,7 +318,7 @@ public sealed class ControllerStateTests : IDisposable
         Assert.InRange((ulong)state.Length, 1ul, harness.Controller.FinalStateSize);
         Assert.Equal(Errno.Success, harness.Controller.LoadState(state));
         Assert.Null(harness.Controller.WorkerDefect);
-        harness.Controller.Reset();
+        harness.Controller.Reset(keepsConfig: false);
         using ControllerHarness fresh = New();
         fresh.CreateIOQueues();
         Assert.True(fresh.IO(ControllerHarness.Transfer(NvmOpcode.Read, 0, 8, 0x20_0000)).Status.Succeeded);

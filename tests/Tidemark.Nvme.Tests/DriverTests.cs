@@ -34,8 +34,8 @@ internal sealed class FakeNvmeHardware(SoftDeviceModel model, IKernel kernel) : 
     public void WriteRegister64(ulong offset, ulong value) =>
         Assert.Equal(Errno.Success, model.WriteRegion(0, offset, BitConverter.GetBytes(value)));
 
-    public void WriteControllerMemory(ulong offset, ReadOnlySpan<byte> bytes) =>
-        Assert.Equal(Errno.Success, model.WriteRegion(0, offset, bytes));
+    public void WriteControllerMemory(uint bar, ulong offset, ReadOnlySpan<byte> bytes) =>
+        Assert.Equal(Errno.Success, model.WriteRegion(bar, offset, bytes));
 
     public void ReadConfig(ulong offset, Span<byte> into) => model.ReadRegion(7, offset, into);
 

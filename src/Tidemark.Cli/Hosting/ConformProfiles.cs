@@ -24,7 +24,7 @@ internal static class ConformProfiles
 
     public static IReadOnlyList<ConformProfile> All { get; } =
     [
-        new("none", "a controller without IOMMU", disk => new SoftHost([], [PlainNvme(disk, 1, null)])),
+        new("none", "a controller without IOMMU", disk => new SoftHost([], [QemuNvme(disk, 1, null) with { Resettable = true }])),
         new("mock", "no device but those of the kernel's test domain", _ => new SoftHost([], [])),
         new("mtty", "two of the kernel's sample mdevs, with migration states",
             _ => new SoftHost([], []) { Mediated = Mdevs }),
@@ -76,7 +76,17 @@ internal static class ConformProfiles
     /// <summary>Three controllers, each alone in its group.</summary>
     private static SoftHost Behind(SoftDisk disk, SoftIommuKind kind, bool tracks) => new(
         [new SoftIommuUnit(Unit) { Kind = kind, DirtyTracking = tracks }],
-        [PlainNvme(disk, 1, Unit), PlainNvme(disk, 2, Unit), PlainNvme(disk, 3, Unit)]);
+        [QemuNvme(disk, 1, Unit), QemuNvme(disk, 2, Unit), QemuNvme(disk, 3, Unit) with { Resettable = true }]);
+
+    /// <summary>
+    /// As the lab's, with QEMU's ids: without memory of its own, and only the last of a host can be reset, because each
+    /// open of one that can waits 100 ms in Linux.
+    /// </summary>
+    private static SoftNvme QemuNvme(SoftDisk disk, int bus, string? unit) =>
+        PlainNvme(disk, bus, unit) with
+        {
+            VendorId = 0x1b36, DeviceId = 0x0010, ControllerMemory = false, Resettable = false,
+        };
 
     private static SoftNvme PlainNvme(SoftDisk disk, int bus, string? unit) =>
         Nvme(disk, bus, unit) with { Migration = false, P2P = false, PreCopy = false };

@@ -69,7 +69,10 @@ internal sealed class KernelChoice : IDisposable
             PreCopy = device.Migration && device.PreCopy,
             DmaLogging = device.DmaLogging,
             SerialNumber = SerialOf(device, users),
-        })]);
+        })])
+    {
+        LockedMemoryLimit = description.LockedMemoryBytes,
+    };
 
     /// <summary>The machine's name for the device: equal on both sides of a move, wherever the device lies.</summary>
     private static string SerialOf(SoftDeviceDescription device, IReadOnlyList<DeviceDescription> users)

@@ -1,6 +1,8 @@
+using System.Buffers.Binary;
 using System.Globalization;
 using Tidemark.Abi;
 using Tidemark.Kernel;
+using static Tidemark.Abi.VfioIrqSetFlags;
 
 namespace Tidemark.Conformance.Areas;
 
@@ -112,6 +114,75 @@ internal static class VfioInfoCases
         });
         table.Add("config.bus-master-off", "bus mastering is off when a device is opened", run =>
             run.Equal(0ul, run.Device.ReadRegion(VfioPciRegionIndex.Config, 4, 2) & 4, "the bus master bit"));
+        table.Add("config.memory-on", "kernel behaviour: a device that was just opened answers in its BARs", run =>
+        {
+            run.Equal(2ul, run.Device.ReadRegion(VfioPciRegionIndex.Config, 4, 2) & 2, "the memory bit");
+            run.Answers(
+                run.Kernel.Pread(
+                    run.Device.File.Number, new byte[4], run.Device.OffsetOf(VfioPciRegionIndex.Bar0)).Errno,
+                run.Device.SizeOf(VfioPciRegionIndex.Bar0) == 0 ? Errno.EINVAL : Errno.Success, "reading BAR0");
+        });
+        table.Add("config.survives-reset", "kernel behaviour: a reset leaves the command register as it was", run =>
+        {
+            run.Use(DeviceNeed.Resettable);
+            foreach (ulong command in (ulong[])[6, 4, 2, 0x402])
+            {
+                run.Device.WriteRegion(VfioPciRegionIndex.Config, 4, 2, command);
+                run.Answers(run.Device.Reset(), Errno.Success, "VFIO_DEVICE_RESET");
+                run.Equal(command, run.Device.ReadRegion(VfioPciRegionIndex.Config, 4, 2), "the command register");
+            }
+        });
+        table.Add("config.function-reset",
+            "kernel behaviour: a reset through the PCI Express capability leaves configuration space as it was", run =>
+        {
+            run.Use(DeviceNeed.Resettable);
+            ulong control = Capability(run, 0x10) + 8;
+            run.Device.WriteRegion(VfioPciRegionIndex.Config, 4, 2, 2);
+            ulong before = run.Device.ReadRegion(VfioPciRegionIndex.Config, control, 2);
+            run.Device.WriteRegion(VfioPciRegionIndex.Config, control, 2, before | 0x8000);
+            run.Equal(before, run.Device.ReadRegion(VfioPciRegionIndex.Config, control, 2), "device control");
+            run.Equal(2ul, run.Device.ReadRegion(VfioPciRegionIndex.Config, 4, 2), "the command register");
+        });
+        table.Add("config.is-whole", "a PCI Express device has 4096 bytes of configuration space", run =>
+        {
+            Capability(run, 0x10);
+            run.Equal(4096ul, run.Device.SizeOf(VfioPciRegionIndex.Config), "the size");
+            run.Device.ReadRegion(VfioPciRegionIndex.Config, 0xFFC, 4);
+        });
+        table.Add("config.msix-is-the-hosts", "kernel behaviour: MSI-X is switched on by VFIO_DEVICE_SET_IRQS only",
+            run =>
+        {
+            run.Use(DeviceNeed.Msix);
+            ulong control = Capability(run, 0x11) + 2;
+            ulong before = run.Device.ReadRegion(VfioPciRegionIndex.Config, control, 2);
+            run.Equal(run.Device.Profile.MsixVectors - 1, before & 0x7FF, "the vectors");
+            run.Equal(0ul, before & 0xC000, "enable and mask");
+            run.Device.WriteRegion(VfioPciRegionIndex.Config, control, 2, before | 0xC000);
+            run.Equal(before, run.Device.ReadRegion(VfioPciRegionIndex.Config, control, 2), "MSI-X control");
+            byte[] set = new byte[24];
+            uint[] words = [24, (uint)(DataEventfd | ActionTrigger), (uint)VfioPciIrqIndex.Msix, 0, 1, uint.MaxValue];
+            for (int word = 0; word < words.Length; word++)
+                BinaryPrimitives.WriteUInt32LittleEndian(set.AsSpan(4 * word), words[word]);
+            run.Answers(
+                run.Kernel.Ioctl(run.Device.File.Number, VfioRequests.DeviceSetIrqs.Value, set).Errno, Errno.Success,
+                "switching MSI-X on");
+            run.Equal(
+                0x8000ul, run.Device.ReadRegion(VfioPciRegionIndex.Config, control, 2) & 0xC000, "enable and mask");
+        });
+        table.Add("msix-table", "kernel behaviour: the MSI-X table reads as ones, and writes to it are lost", run =>
+        {
+            run.Use(DeviceNeed.Msix);
+            run.Device.WriteRegion(VfioPciRegionIndex.Config, 4, 2, 2);
+            ulong table = run.Device.ReadRegion(VfioPciRegionIndex.Config, Capability(run, 0x11) + 4, 4);
+            var bar = (VfioPciRegionIndex)(table & 7);
+            ulong at = table & ~7ul;
+            run.Equal(0xFFFF_FFFFul, run.Device.ReadRegion(bar, at, 4), "the first word");
+            run.Device.WriteRegion(bar, at, 4, 0);
+            run.Equal(0xFFFF_FFFFul, run.Device.ReadRegion(bar, at, 4), "the first word");
+            ulong end = at + (16ul * run.Device.Profile.MsixVectors);
+            run.Equal(0xFFFF_FFFFul, run.Device.ReadRegion(bar, end - 4, 4), "the last word");
+            run.Equal(0ul, run.Device.ReadRegion(bar, end, 4), "the word behind it");
+        });
         table.Add("config.bus-master-on-and-off", "bus mastering can be switched on and off", run =>
         {
             run.Device.WriteRegion(VfioPciRegionIndex.Config, 4, 2, 6);
@@ -137,6 +208,21 @@ internal static class VfioInfoCases
             run.Equal(
                 0L, run.Kernel.Pread(run.Device.File.Number, [], (ulong)VfioPciRegionIndex.Config << IndexShift).Value,
                 "the bytes read"));
+    }
+
+    /// <summary>Where a capability lies in configuration space.</summary>
+    private static ulong Capability(CaseRun run, ulong id)
+    {
+        ulong next = run.Device.ReadRegion(VfioPciRegionIndex.Config, 0x34, 1);
+        for (int count = 0; next >= 0x40 && count < 48; count++)
+        {
+            ulong header = run.Device.ReadRegion(VfioPciRegionIndex.Config, next, 2);
+            if ((header & 0xFF) == id)
+                return next;
+            next = header >> 8;
+        }
+
+        throw CaseRun.NotApplicable($"The device has no capability 0x{id:x2}.");
     }
 
     private static void AddMmap(CaseTable table)

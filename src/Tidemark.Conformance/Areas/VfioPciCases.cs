@@ -5,7 +5,7 @@ using static Tidemark.Abi.VfioDeviceFeatureFlags;
 
 namespace Tidemark.Conformance.Areas;
 
-/// <summary>What vfio-pci has beyond VFIO's core: tokens, hot reset, low power, DMA-BUFs of a BAR.</summary>
+/// <summary>What vfio-pci has beyond VFIO's core: tokens, hot reset, low power.</summary>
 internal static class VfioPciCases
 {
     private const string Area = "vfio-pci";
@@ -16,7 +16,6 @@ internal static class VfioPciCases
         AddHotReset(new CaseTable(cases, Area, "vfio.hot-reset", "vfio.h, vfio_pci_hot_reset"));
         AddLowPower(new CaseTable(cases, Area, "vfio.feature.low-power",
             "vfio.h, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY"));
-        AddDmaBuf(new CaseTable(cases, Area, "vfio.feature.dma-buf", "vfio.h, vfio_device_feature_dma_buf"));
     }
 
     private static void AddTokens(CaseTable table)
@@ -60,7 +59,7 @@ internal static class VfioPciCases
         {
             run.Use(DeviceNeed.Writer);
             run.Device.WriteRegion(VfioPciRegionIndex.Config, 4, 2, 2);
-            ulong bar = run.Device.Region(VfioPciRegionIndex.Bar0).Offset;
+            ulong bar = run.Device.OffsetOf(VfioPciRegionIndex.Bar0);
             run.Answers(
                 run.Device.Feature(VfioDeviceFeatureIndex.LowPowerEntry, Set, 0), Errno.Success, "entering low power");
             run.Answers(
@@ -78,56 +77,9 @@ internal static class VfioPciCases
         {
             run.Use(DeviceNeed.Writer);
             run.Device.WriteRegion(VfioPciRegionIndex.Config, 4, 2, 0);
-            ulong bar = run.Device.Region(VfioPciRegionIndex.Bar0).Offset;
+            ulong bar = run.Device.OffsetOf(VfioPciRegionIndex.Bar0);
             run.Answers(run.Kernel.Pread(run.Device.File.Number, new byte[4], bar).Errno, Errno.EIO, "reading BAR0");
         });
-    }
-
-    private static void AddDmaBuf(CaseTable table)
-    {
-        table.Refusals<Export>(
-            run =>
-            {
-                RequireDmaBuf(run);
-                return new Export();
-            },
-            (run, ref export) => export.Send(run).Errno,
-            new("argsz-below-payload", "argsz", Errno.EINVAL, (_, ref export) => export.Argsz = 23),
-            new("no-ranges", "ranges", Errno.EINVAL, (_, ref export) => export.Count = 0),
-            new("flags", "flags", Errno.EINVAL, (_, ref export) => export.Flags = 1),
-            new("rom", "region", Errno.ENODEV, (_, ref export) => export.Region = (uint)VfioPciRegionIndex.Rom),
-            new("unknown-region", "region", Errno.ENODEV, (_, ref export) => export.Region = 999),
-            new("length-0", "range", Errno.EINVAL, (_, ref export) => export.Length = 0),
-            new("offset-unaligned", "range", Errno.EINVAL, (_, ref export) => export.Offset = 1),
-            new("length-unaligned", "range", Errno.EINVAL, (_, ref export) => export.Length = 1),
-            new("beyond-the-end", "range", Errno.EINVAL,
-                (run, ref export) => export.Offset = run.Device.Region(VfioPciRegionIndex.Bar0).Size));
-        table.Add("accepted", "a part of a BAR becomes a descriptor, which the call returns", run =>
-        {
-            RequireDmaBuf(run);
-            run.OwnFd(new Export().Send(run), "exporting");
-        });
-        table.Add("set", "it can be asked for, not set: EINVAL", run =>
-        {
-            RequireDmaBuf(run);
-            run.Answers(run.Device.Probe(VfioDeviceFeatureIndex.DmaBuf, Set), Errno.EINVAL, "probing");
-        });
-        table.Add("survives-the-device", "a descriptor outlives the device's file", run =>
-        {
-            RequireDmaBuf(run);
-            run.OwnFd(new Export().Send(run), "exporting");
-            run.Device.File.Dispose();
-        });
-    }
-
-    private static void RequireDmaBuf(CaseRun run)
-    {
-        run.Use(DeviceNeed.Writer);
-        Errno errno = run.Device.Probe(VfioDeviceFeatureIndex.DmaBuf, Get);
-        if (errno is Errno.ENOTTY or Errno.EOPNOTSUPP)
-            throw CaseRun.NotApplicable("This kernel, or this device, does not export BARs as DMA-BUFs.");
-        run.Answers(errno, Errno.Success, "probing DMA_BUF");
-        run.Device.WriteRegion(VfioPciRegionIndex.Config, 4, 2, 2);
     }
 
     private static Errno Bind(CaseRun run, ulong token, int iommufd)
@@ -137,37 +89,5 @@ internal static class VfioPciCases
         bind.Flags = VfioDeviceBindFlags.Token;
         bind.TokenUuidPtr = token;
         return run.Kernel.Ioctl(run.OpenDevice(run.Find(DeviceNeed.Any)), ref bind).Errno;
-    }
-
-    /// <summary>An export of BAR0's first page, unless told otherwise.</summary>
-    private sealed class Export
-    {
-        public uint Argsz { get; set; } = 40;
-
-        public uint Region { get; set; }
-
-        public uint Flags { get; set; }
-
-        public uint Count { get; set; } = 1;
-
-        public ulong Offset { get; set; }
-
-        public ulong Length { get; set; } = CaseRun.Page;
-
-        public SyscallResult Send(CaseRun run)
-        {
-            const uint CloseOnExec = 0x80000;
-            const uint ReadWrite = 2;
-            byte[] argument = new byte[40];
-            uint[] words =
-            [
-                Argsz, (uint)Get | (uint)VfioDeviceFeatureIndex.DmaBuf, Region, CloseOnExec | ReadWrite, Flags, Count,
-            ];
-            for (int word = 0; word < words.Length; word++)
-                BinaryPrimitives.WriteUInt32LittleEndian(argument.AsSpan(word * 4), words[word]);
-            BinaryPrimitives.WriteUInt64LittleEndian(argument.AsSpan(24), Offset);
-            BinaryPrimitives.WriteUInt64LittleEndian(argument.AsSpan(32), Length);
-            return run.Kernel.Ioctl(run.Device.File.Number, VfioRequests.DeviceFeature.Value, argument);
-        }
     }
 }

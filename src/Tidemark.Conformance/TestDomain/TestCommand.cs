@@ -27,6 +27,8 @@ internal enum TestOperation : uint
     ReplacePasid = 19,
     DetachPasid = 20,
     CheckPasid = 21,
+    GetDmaBuf = 22,
+    RevokeDmaBuf = 23,
 }
 
 /// <summary>

@@ -188,6 +188,31 @@ internal sealed class TestRig
         return Call(ref command);
     }
 
+    /// <summary>
+    /// Memory of the kernel as a dma-buf; value: its descriptor, which Linux 7.3 does not tell. It is the lowest that is
+    /// free, as that of a duplicate was a moment ago.
+    /// </summary>
+    public SyscallResult TryLend(uint byteLength, uint flags = 0x80002)
+    {
+        _run.Unrepeatable = "Nothing tells the descriptor of a dma-buf that the test domain makes.";
+        SyscallResult duplicate = _run.Kernel.Dup(_run.Iommufd.Number);
+        _run.Answers(duplicate.Errno, Errno.Success, "dup");
+        _run.Kernel.Close((int)duplicate.Value);
+        TestCommand command = TestCommand.Create(TestOperation.GetDmaBuf, 0);
+        command.Word0 = TestCommand.Pair(byteLength, flags);
+        SyscallResult made = _run.Kernel.Ioctl(_run.Iommufd, ref command);
+        return made is { Succeeded: true, Value: 0 } ? duplicate : made;
+    }
+
+    public KernelFd Lend(uint byteLength) => _run.OwnFd(TryLend(byteLength), "making a dma-buf");
+
+    public Errno Revoke(int dmaBuf, bool revoked = true)
+    {
+        TestCommand command = TestCommand.Create(TestOperation.RevokeDmaBuf, 0);
+        command.Word0 = TestCommand.Pair(unchecked((uint)dmaBuf), revoked ? 1u : 0);
+        return Call(ref command);
+    }
+
     /// <summary>Allocates a table, paging or nested.</summary>
     public Errno TryAllocate(
         TestDevice device, uint parent, IommuHwptAllocFlags flags, out uint hwpt, bool nested = false, uint fault = 0)

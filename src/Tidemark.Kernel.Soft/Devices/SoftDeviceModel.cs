@@ -33,8 +33,27 @@ internal abstract class SoftDeviceModel : IDisposable
     /// </summary>
     public abstract void SetInterrupt(uint vector, Action? raise);
 
+    /// <summary>
+    /// MSI-X is on or off, as its capability then tells. On before the first action is set, off after the last is gone.
+    /// </summary>
+    public virtual void SetMsix(bool enabled)
+    {
+    }
+
     /// <summary>Where the MSI-X table lies: the BAR, and its bytes in it.</summary>
     public abstract (uint Bar, ulong Offset, ulong ByteLength) MsixTable { get; }
+
+    /// <summary>
+    /// Offset in configuration space of the byte whose highest bit starts a reset (PCI Express device control); null:
+    /// there is none. The VFIO layer carries it out.
+    /// </summary>
+    public virtual ulong? FunctionResetByte => null;
+
+    /// <summary>The BARs answer: memory is on in the command register.</summary>
+    public virtual bool AnswersMemory => true;
+
+    /// <summary>The region as other devices reach it; null: they do not.</summary>
+    public virtual IPeerTarget? PeerOf(uint region) => null;
 
     /// <summary>Whether the function has an interrupt pin.</summary>
     public abstract bool HasIntx { get; }
@@ -51,7 +70,9 @@ internal abstract class SoftDeviceModel : IDisposable
     /// <summary>
     /// Function-level reset: registers to their initial values, in-flight commands forgotten, Running.
     /// </summary>
-    public abstract void Reset();
+    /// <param name="keepsConfig">Configuration space is as before, as the host's kernel saves and restores it around a
+    /// reset that it was asked for; else it is as when the device was found.</param>
+    public abstract void Reset(bool keepsConfig);
 
     public abstract void Run();
 

@@ -132,6 +132,14 @@ internal sealed class MemoryObject
         return Errno.Success;
     }
 
+    /// <summary>Pins whole pages that are pinned already.</summary>
+    public void PinAgain(ulong byteLength)
+    {
+        lock (_gate)
+            Count((long)(byteLength / GuestPage.Size));
+        AddReference();
+    }
+
     public void Unpin(ulong byteLength)
     {
         lock (_gate)

@@ -122,7 +122,8 @@ internal ref struct DirtyBitmapWriter : IDirtyLeafVisitor
             ulong inPage = address % GuestPage.Size;
             ulong wanted = (_bitmapBytes - at + (GuestPage.Size - 1)) / GuestPage.Size + (inPage == 0 ? 0UL : 1UL);
             _windowAddress = address - inPage;
-            _windowPages = _user.CountWritablePages(_windowAddress, Math.Min(wanted, PagesOfWindow));
+            _windowPages = _user.CountPinnablePages(
+                _windowAddress, Math.Min(wanted, PagesOfWindow), write: true);
             if (_windowPages == 0)
                 return false;
             _windowBit = inPage * 8;

@@ -79,6 +79,9 @@ internal sealed class Hwpt : AttachableTable
     /// </summary>
     public Errno Map(IoasArea area)
     {
+        // What was revoked is not shown again.
+        if (area.Pages.IsHidden)
+            return Errno.Success;
         // Only the VFIO compatibility maps without any permission, and these formats have no entry for that.
         if (area.Permissions == 0
             && Table.Format.Layout is PageTableLayout.VtdSecondStage or PageTableLayout.SmmuV3Stage1)

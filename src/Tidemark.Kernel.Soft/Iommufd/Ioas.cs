@@ -225,11 +225,14 @@ internal sealed partial class Ioas(IommufdContext context) : IommuObject
 
         _tables.Add(table);
         Users++;
-        errno = PinAll();
         foreach (IoasArea area in _areas)
         {
             if (errno == Errno.Success)
+                errno = area.TryPin();
+            if (errno == Errno.Success)
                 errno = table.Map(area);
+            if (errno == Errno.Success)
+                errno = area.Pages.TryCharge();
         }
 
         if (errno != Errno.Success)
@@ -262,6 +265,18 @@ internal sealed partial class Ioas(IommufdContext context) : IommuObject
         }
     }
 
+    /// <summary>Takes the mappings of a page set out of every table.</summary>
+    public void Hide(PageSet pages)
+    {
+        foreach (IoasArea area in _areas)
+        {
+            if (!ReferenceEquals(area.Pages, pages))
+                continue;
+            foreach (Hwpt table in _tables)
+                table.Unmap([(area.First, area.Last)]);
+        }
+    }
+
     /// <summary>Tells the accesses to let go of a mapping that is about to be unmapped; false: one does not.</summary>
     private bool LetGo(IoasArea area)
     {
@@ -277,19 +292,7 @@ internal sealed partial class Ioas(IommufdContext context) : IommuObject
         return true;
     }
 
-    private Errno PinAll()
-    {
-        foreach (IoasArea area in _areas)
-        {
-            Errno errno = area.TryPin();
-            if (errno != Errno.Success)
-                return errno;
-        }
-
-        return Errno.Success;
-    }
-
-    /// <summary>Pins new areas and adds them to every table, or none of it.</summary>
+    /// <summary>Pins new areas, adds them to every table and charges them, in this order, or none of it.</summary>
     private Errno Fill(List<IoasArea> added)
     {
         Errno errno = Errno.Success;
@@ -302,6 +305,9 @@ internal sealed partial class Ioas(IommufdContext context) : IommuObject
                 if (errno == Errno.Success)
                     errno = table.Map(area);
             }
+
+            if (errno == Errno.Success)
+                errno = area.Pages.TryCharge();
         }
 
         if (errno == Errno.Success)

@@ -222,10 +222,19 @@ internal sealed class IoasAccess : IommuObject
                 alignedTo: GuestPage.Size, last);
             if (errno != Errno.Success)
                 return errno;
-            ulong firstByte = area!.FirstByte + (next - area.First);
-            errno = area.Pages.TryPin(firstByte, part, out PinnedPages? pages, exact: true);
+            if (area!.Pages.IsDeviceMemory)
+                return Errno.EINVAL;
+            ulong firstByte = area.FirstByte + (next - area.First);
+            errno = area.Pages.TryPin(firstByte, part, out PinnedPages? pages);
             if (errno != Errno.Success)
                 return errno;
+            errno = area.Pages.TryCharge();
+            if (errno != Errno.Success)
+            {
+                pages!.Unpin();
+                return errno;
+            }
+
             ulong firstPage = unchecked(area.Pages.Start + firstByte);
             ulong pagesLength = (part + (GuestPage.Size - 1)) & ~((ulong)GuestPage.Size - 1);
             pin.Add(area, pages!, firstPage, pagesLength, locks: Owner is null);

@@ -30,6 +30,7 @@ internal sealed class IoasArea(ulong first, ulong last, PageSet pages, ulong fir
     /// <summary>The address in the page set's own terms: a user address, or an offset in the file.</summary>
     public ulong SourceAddress => Pages.Start + FirstByte;
 
+    /// <summary>Pins the pages, uncharged; nothing when they are pinned already.</summary>
     public Errno TryPin()
     {
         if (Pins is not null)

@@ -79,7 +79,7 @@ internal sealed partial class IommufdContext
         if (command.Length == 0 || command.Length > ulong.MaxValue - GuestPage.Size)
             return Errno.EINVAL;
         bool writable = (command.Flags & IommuIoasMapFlags.Writeable) != 0;
-        var pages = PageSet.OfUser(User, command.UserVa, writable);
+        var pages = PageSet.OfUser(User, command.UserVa, writable, NewCharge());
         return ioas.TryMap([new PagePiece(pages, 0, command.Length)], command.Flags, ref command.Iova);
     }
 
@@ -97,14 +97,44 @@ internal sealed partial class IommufdContext
             return Errno.EINVAL;
         if (command.Start > ulong.MaxValue - (command.Length - 1))
             return Errno.EOVERFLOW;
+        bool writable = (command.Flags & IommuIoasMapFlags.Writeable) != 0;
+        Errno errno = TryFindPages(command, writable, out PageSet? pages);
+        if (errno != Errno.Success)
+            return errno;
+        errno = ioas.TryMap([new PagePiece(pages!, 0, command.Length)], command.Flags, ref command.Iova);
+        if (errno != Errno.Success)
+            pages!.Abandon();
+        return errno;
+    }
+
+    private Errno TryFindPages(in IommuIoasMapFile command, bool writable, out PageSet? pages)
+    {
+        pages = null;
+        if (_kernel.TryFindDmaBuf(command.Fd, out DmaBuf? lent))
+        {
+            Errno errno = PageSet.TryOfDmaBuf(this, User, lent, command.Start, command.Length, writable, out pages);
+            if (errno != Errno.Success)
+                lent.Release();
+            return errno;
+        }
+
         if (!_kernel.TryFindFile(command.Fd, out MemoryObject? file))
             return Errno.EBADF;
-        bool writable = (command.Flags & IommuIoasMapFlags.Writeable) != 0;
-        var pages = PageSet.OfFile(User, file, command.Start, writable);
-        Errno errno = ioas.TryMap([new PagePiece(pages, 0, command.Length)], command.Flags, ref command.Iova);
-        if (errno != Errno.Success)
-            file?.Release();
-        return errno;
+        pages = PageSet.OfFile(User, file, command.Start, writable, NewCharge());
+        return Errno.Success;
+    }
+
+    /// <summary>A dma-buf was revoked: its mappings stay, and no page table shows them.</summary>
+    public void Hide(PageSet pages)
+    {
+        lock (Gate)
+        {
+            if (pages.IsHidden)
+                return;
+            pages.Hide();
+            foreach (Ioas ioas in Objects.All.OfType<Ioas>())
+                ioas.Hide(pages);
+        }
     }
 
     private Errno Copy(ref IommuIoasCopy command)

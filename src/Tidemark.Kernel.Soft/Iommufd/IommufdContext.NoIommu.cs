@@ -7,9 +7,10 @@ namespace Tidemark.Kernel.Soft.Iommufd;
 /// <summary>The request for devices without IOMMU.</summary>
 internal sealed partial class IommufdContext
 {
-    /// <summary>FIDELITY: every caller counts as privileged (CAP_SYS_RAWIO).</summary>
     private Errno GetPhysical(ref IommuIoasNoiommuGetPa command)
     {
+        if (!_kernel.Caller.IsPrivileged)
+            return Errno.EPERM;
         if (command.Flags != 0 || command.Reserved != 0)
             return Errno.EOPNOTSUPP;
         if (command.Length == 0)
@@ -18,6 +19,8 @@ internal sealed partial class IommufdContext
             return Errno.EOVERFLOW;
         if (Objects.Find<Ioas>(command.IoasId) is not Ioas ioas || ioas.FindArea(command.Iova) is not IoasArea area)
             return Errno.ENOENT;
+        if (area.Pages.IsHidden)
+            return Errno.EINVAL;
         // ORDER: an area is kept in the first table of its space, and only that one is asked.
         if (ioas.Tables is not [{ Table: NoIommuPageTable table }, ..]
             || !table.TryFind(command.Iova, out ulong physical, out _))

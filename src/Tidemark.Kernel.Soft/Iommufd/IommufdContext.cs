@@ -15,7 +15,6 @@ namespace Tidemark.Kernel.Soft.Iommufd;
 /// lock, then <see cref="UserMemory"/>'s, then a <see cref="MemoryObject"/>'s, then <see cref="PhysicalMemory"/>'s. A
 /// port's lock is never held when <see cref="Gate"/> is taken, so DMA goes on during every call here.
 /// FIDELITY: one lock for the context, where Linux has one per IOAS; EBUSY for a mapping in progress never happens.
-/// FIDELITY: locked memory is neither charged nor limited.
 /// </remarks>
 internal sealed partial class IommufdContext : IIommuBinder
 {
@@ -197,7 +196,9 @@ internal sealed partial class IommufdContext : IIommuBinder
             return Errno.Success;
         }
 
-        // FIDELITY: every caller counts as privileged (CAP_SYS_RESOURCE), and the mode has no effect.
+        // ORDER: the right (CAP_SYS_RESOURCE), whether it is late, the value.
+        if (!_kernel.Caller.IsPrivileged)
+            return Errno.EPERM;
         if (Objects.Count != 0)
             return Errno.EBUSY;
         if (command.Val64 > 1)
@@ -210,8 +211,37 @@ internal sealed partial class IommufdContext : IIommuBinder
     {
         if (command.Reserved != 0)
             return Errno.EOPNOTSUPP;
-        // FIDELITY: there is one process, and it is charged nothing.
-        bool movable = Objects.All.OfType<Ioas>().All(ioas => ioas.Areas.All(area => area.Pages.IsFile));
-        return movable ? Errno.Success : Errno.EINVAL;
+        SoftProcess caller = _kernel.Caller;
+        // Copies share a page set, which moves once.
+        var moving = new HashSet<PageCharge>(ReferenceEqualityComparer.Instance);
+        foreach (IoasArea area in Objects.All.OfType<Ioas>().SelectMany(ioas => ioas.Areas))
+        {
+            if (!area.Pages.IsFile)
+                return Errno.EINVAL;
+            if (area.Pages.Charge is PageCharge charge && charge.MovesTo(caller))
+                moving.Add(charge);
+        }
+
+        // ORDER: the new owner is charged before the old one is given anything back, even where both are one user.
+        ReadOnlySpan<PageAccount> accounts = [PageAccount.None, PageAccount.User, PageAccount.Process];
+        Span<ulong> pages = stackalloc ulong[accounts.Length];
+        foreach (PageCharge charge in moving)
+            pages[(int)charge.Account] += charge.Pages;
+        foreach (PageAccount account in accounts)
+        {
+            Errno errno = PageCharge.TryAdd(caller, account, pages[(int)account]);
+            if (errno == Errno.Success)
+                continue;
+            foreach (PageAccount before in accounts[..(int)account])
+                PageCharge.Remove(caller, before, pages[(int)before]);
+            return errno;
+        }
+
+        foreach (PageCharge charge in moving)
+            charge.MoveTo(caller);
+        return Errno.Success;
     }
+
+    /// <summary>For pages that the caller maps now.</summary>
+    private PageCharge NewCharge() => PageCharge.Of(_kernel.Caller, _chargesProcess);
 }

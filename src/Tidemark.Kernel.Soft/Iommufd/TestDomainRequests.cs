@@ -1,4 +1,5 @@
 using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Devices;
 using Tidemark.Kernel.Soft.Files;
 using Tidemark.Memory;
 
@@ -11,8 +12,7 @@ namespace Tidemark.Kernel.Soft.Iommufd;
 /// <remarks>
 /// Runs without the context's lock: an access that is named by its descriptor can be of another context, and pins are
 /// counted in all of them. Each operation takes what locks it needs.
-/// FIDELITY: dma-bufs (DMABUF_GET, DMABUF_REVOKE) are EOPNOTSUPP; the flag that turns IOVAs into numbers of mappings
-/// (for syzkaller) is an unknown one.
+/// FIDELITY: the flag that turns IOVAs into numbers of mappings (for syzkaller) is an unknown one.
 /// </remarks>
 internal sealed partial class IommufdContext
 {
@@ -22,6 +22,9 @@ internal sealed partial class IommufdContext
     /// <summary>LIMIT: pages that one SET_DIRTY may name (Linux's number).</summary>
     private const ulong MostDirtyPages = LargestAccess * 8;
 
+    /// <summary>LIMIT: bytes of one dma-buf (Linux's number).</summary>
+    private const ulong LargestLentMemory = 512 * GuestPage.Size;
+
     private const uint SmallestMemoryLimit = 12;
     private const uint AccessNeedsPins = 1;
     private const uint AccessWrite = 1;
@@ -30,6 +33,8 @@ internal sealed partial class IommufdContext
     private SyscallResult RunTest(Span<byte> argument)
     {
         Errno errno = Take(argument, TestDomainCommand.MinimumSize, out TestDomainCommand command, out int given);
+        if (errno == Errno.Success && command.Operation == TestDomainOperation.GetDmaBuf)
+            return LendTestMemory(command.First);
         if (errno == Errno.Success)
             errno = RunTest(ref command);
         if (errno != Errno.Success)
@@ -56,6 +61,8 @@ internal sealed partial class IommufdContext
             case TestDomainOperation.ReplaceAccess:
                 uint ioas = command.First;
                 return UseAccess(command.Id, access => access.Access.Replace(ioas));
+            case TestDomainOperation.RevokeDmaBuf:
+                return RevokeTestMemory(unchecked((int)command.First), command.Second != 0);
             case TestDomainOperation.SetMemoryLimit:
                 // FIDELITY: it would make the kernel work in smaller batches, of which there are none.
                 return command.First < SmallestMemoryLimit ? Errno.EINVAL : Errno.Success;
@@ -105,6 +112,43 @@ internal sealed partial class IommufdContext
             default:
                 return Errno.EOPNOTSUPP;
         }
+    }
+
+    /// <summary>
+    /// Memory of the kernel, as a device would lend it. As in Linux 7.3 nothing tells the descriptor, which is the lowest
+    /// that was free.
+    /// </summary>
+    private SyscallResult LendTestMemory(uint byteLength)
+    {
+        ulong whole = ((ulong)byteLength + (GuestPage.Size - 1)) & ~((ulong)GuestPage.Size - 1);
+        if (whole is 0 or > LargestLentMemory)
+            return SyscallResult.Fail(Errno.EINVAL);
+        if (!_kernel.Physical.TryAddPeer(NoPeer.Instance, out ulong physical))
+            return SyscallResult.Fail(Errno.ENOMEM);
+        var lent = new DmaBuf(physical, whole, isWhole: true)
+        {
+            IsOfTestDomain = true,
+            Released = () => _kernel.Physical.RemoveWindow(physical),
+        };
+        _kernel.Install(new DmaBufFile(lent));
+        return SyscallResult.Ok();
+    }
+
+    /// <summary>EBADF: not open; EINVAL: not a dma-buf; EOPNOTSUPP: a device's.</summary>
+    private Errno RevokeTestMemory(int descriptor, bool revoked)
+    {
+        if (!_kernel.TryFindDmaBuf(descriptor, out DmaBuf? lent))
+        {
+            bool isOpen = _kernel.TryFindFile(descriptor, out MemoryObject? file);
+            file?.Release();
+            return isOpen ? Errno.EINVAL : Errno.EBADF;
+        }
+
+        bool own = lent.IsOfTestDomain;
+        if (own)
+            lent.Move(revoked, evenIfSame: true);
+        lent.Release();
+        return own ? Errno.Success : Errno.EOPNOTSUPP;
     }
 
     private Errno AddReserved(uint ioasId, ulong start, ulong byteLength)
@@ -376,4 +420,16 @@ internal sealed partial class IommufdContext
 
         return Errno.Success;
     }
+}
+
+/// <summary>Memory that a test device would reach, if it made any DMA.</summary>
+internal sealed class NoPeer : IPeerTarget
+{
+    public static NoPeer Instance { get; } = new();
+
+    public void WriteByPeer(ulong offset, ReadOnlySpan<byte> bytes)
+    {
+    }
+
+    public void ReadByPeer(ulong offset, Span<byte> into) => into.Clear();
 }

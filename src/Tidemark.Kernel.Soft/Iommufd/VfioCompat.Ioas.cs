@@ -29,9 +29,6 @@ internal sealed partial class Ioas
     /// or when it begins or ends there. EINVAL: the cut is not on a boundary of pages, or an access has pinned something of
     /// the area; EBUSY: it is being unmapped.
     /// </summary>
-    /// <remarks>
-    /// FIDELITY: the halves share their pins, so the pages of one stay pinned until both are unmapped.
-    /// </remarks>
     public Errno TryCut(ulong iova)
     {
         int index = FirstEndingAtOrAbove(iova);
@@ -54,7 +51,7 @@ internal sealed partial class Ioas
         foreach (IoasArea half in (ReadOnlySpan<IoasArea>)[left, right])
         {
             half.Pages.AddArea();
-            // The pin of the whole covers it: nothing new is pinned, and so nothing can fail.
+            // The pin of the whole covers it: no page is pinned that was not, and so nothing can fail.
             if (area.Pins is not null)
                 half.TryPin();
         }

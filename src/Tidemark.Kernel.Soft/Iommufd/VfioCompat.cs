@@ -137,7 +137,8 @@ internal sealed partial class IommufdContext
                 return Errno.EOVERFLOW;
             if (map.Size == 0 || map.Size > ulong.MaxValue - GuestPage.Size)
                 return Errno.EINVAL;
-            var pages = PageSet.OfUser(User, map.Vaddr, (map.Flags & VfioDmaMapFlags.Write) != 0);
+            var pages = PageSet.OfUser(
+                User, map.Vaddr, (map.Flags & VfioDmaMapFlags.Write) != 0, NewCharge());
             return ioas.TryMap([new PagePiece(pages, 0, map.Size)], flags, ref map.Iova);
         }
     }

@@ -13,7 +13,7 @@ namespace Tidemark.Kernel.Soft.Paging;
 ///                                                                      InvalidateAndDrain, a change of table
 /// </code>
 /// The gap between dirty bit and store is the hardware's, and software is safe only because it waits for the drain
-/// after clearing dirty bits. A port without a table blocks DMA.
+/// after clearing dirty bits. A port without a table blocks DMA. What is another device's is handed to it at once.
 /// Lock order: iommufd context, then port, then nothing but the observer's own.
 /// </remarks>
 internal sealed partial class DevicePort : IDmaPort
@@ -78,10 +78,13 @@ internal sealed partial class DevicePort : IDmaPort
                 int pageBytes = 1 << _pageShift;
                 int offset = (int)(iova & ((ulong)pageBytes - 1));
                 int part = Math.Min(bytes.Length, pageBytes - offset);
-                if (!TryTranslate(iova, write: true, out ulong page))
+                if (!TryTranslate(iova, write: true, out ulong page, out IPeerTarget? peer))
                     return false;
                 _observer?.OnWrite(iova, (ulong)part);
-                Post(page + (ulong)offset, bytes[..part]);
+                if (peer is null)
+                    Post(page + (ulong)offset, bytes[..part]);
+                else
+                    WriteToPeer(peer, page + (ulong)offset, bytes[..part]);
                 bytes = bytes[part..];
                 if (bytes.IsEmpty)
                     return true;
@@ -104,9 +107,12 @@ internal sealed partial class DevicePort : IDmaPort
                 int pageBytes = 1 << _pageShift;
                 int offset = (int)(iova & ((ulong)pageBytes - 1));
                 int part = Math.Min(into.Length, pageBytes - offset);
-                if (!TryTranslate(iova, write: false, out ulong page))
+                if (!TryTranslate(iova, write: false, out ulong page, out IPeerTarget? peer))
                     return false;
-                Load(page + (ulong)offset, into[..part]);
+                if (peer is null)
+                    Load(page + (ulong)offset, into[..part]);
+                else
+                    peer.ReadByPeer(page + (ulong)offset, into[..part]);
                 into = into[part..];
                 if (into.IsEmpty)
                     return true;
@@ -146,9 +152,20 @@ internal sealed partial class DevicePort : IDmaPort
         }
     }
 
-    /// <summary>Host address of the page that an address lies in. Sets the leaf's bits as the access demands.</summary>
-    private bool TryTranslate(ulong iova, bool write, out ulong page)
+    /// <summary>Earlier writes, to memory too, arrive before this one.</summary>
+    private void WriteToPeer(IPeerTarget peer, ulong offset, ReadOnlySpan<byte> bytes)
     {
+        LandAll();
+        peer.WriteByPeer(offset, bytes);
+    }
+
+    /// <summary>
+    /// Host address of the page that an address lies in, or its offset in the region of another device, which is not
+    /// cached. Sets the leaf's bits as the access demands.
+    /// </summary>
+    private bool TryTranslate(ulong iova, bool write, out ulong page, out IPeerTarget? peer)
+    {
+        peer = null;
         ulong number = iova >> _pageShift;
         IotlbEntry entry = _iotlb.Find(number);
         IotlbFlags needed = write ? IotlbFlags.Write | IotlbFlags.DirtyKnown : IotlbFlags.Read;
@@ -161,6 +178,13 @@ internal sealed partial class DevicePort : IDmaPort
         page = 0;
         if (_table is null || !_table.TryWalk(iova, write, out ulong physical, out IotlbFlags flags))
             return false;
+        peer = _physical.PeerAt(physical);
+        if (peer is not null)
+        {
+            page = physical & (PhysicalMemory.GranuleSize - 1);
+            return true;
+        }
+
         page = _physical.HostAddress(physical);
         _iotlb.Fill(number, page, flags);
         return true;

@@ -1,3 +1,4 @@
+using Tidemark.Kernel.Soft.Devices;
 using Tidemark.Memory;
 
 namespace Tidemark.Kernel.Soft.Paging;
@@ -12,6 +13,7 @@ namespace Tidemark.Kernel.Soft.Paging;
 /// </code>
 /// A memory object's granule g lies in some granule of this space, whichever was free. So physical addresses and file
 /// offsets agree below 1 GiB, and leaves of 2 MiB and 1 GiB arise as on a host that backs memory with huge pages.
+/// The regions of devices that others may reach have granules of their own, behind which there is no memory.
 /// Table pages are allocated from granules of their own. Translation takes no lock.
 /// </remarks>
 internal sealed partial class PhysicalMemory : IDisposable
@@ -33,6 +35,9 @@ internal sealed partial class PhysicalMemory : IDisposable
 
     /// <summary>Host address of each granule, 0 for none. Replaced when it grows, so readers need no lock.</summary>
     private ulong[] _windows = new ulong[64];
+
+    /// <summary>The device behind each granule that is no memory; null: memory, or nothing. As long as the other.</summary>
+    private IPeerTarget?[] _peers = new IPeerTarget?[64];
     private int _granules = 1;
     private ulong _nextPage;
     private ulong _arenaEnd;
@@ -64,12 +69,32 @@ internal sealed partial class PhysicalMemory : IDisposable
             return TryAddWindowLocked(hostAddress, out physical);
     }
 
+    /// <summary>Gives a device's region a granule, which it begins. False: there is none left.</summary>
+    public bool TryAddPeer(IPeerTarget peer, out ulong physical)
+    {
+        lock (_gate)
+        {
+            if (!TryAddWindowLocked(hostAddress: 0, out physical))
+                return false;
+            Volatile.Write(ref _peers[physical >> GranuleShift], peer);
+            return true;
+        }
+    }
+
+    /// <summary>The device at a physical address; null: it is memory.</summary>
+    public IPeerTarget? PeerAt(ulong physical)
+    {
+        // ORDER: an address comes from a page table, and its granule was there before it was mapped.
+        return Volatile.Read(ref Volatile.Read(ref _peers)[physical >> GranuleShift]);
+    }
+
     /// <summary>Takes a granule away. Nobody may hold an address in it.</summary>
     public void RemoveWindow(ulong physical)
     {
         lock (_gate)
         {
             _windows[physical >> GranuleShift] = 0;
+            _peers[physical >> GranuleShift] = null;
             _freeGranules.Push((int)(physical >> GranuleShift));
         }
     }
@@ -164,7 +189,13 @@ internal sealed partial class PhysicalMemory : IDisposable
 
         ulong[] windows = _windows;
         if (granule >= windows.Length)
+        {
             Array.Resize(ref windows, Math.Max(granule + 1, windows.Length * 2));
+            IPeerTarget?[] peers = _peers;
+            Array.Resize(ref peers, windows.Length);
+            Volatile.Write(ref _peers, peers);
+        }
+
         windows[granule] = hostAddress;
         Volatile.Write(ref _windows, windows);
         physical = (ulong)granule << GranuleShift;

@@ -20,6 +20,9 @@ internal interface IVfioHost
     /// </summary>
     SyscallResult Install(SoftFile file);
 
+    /// <summary>Gives a device's region a place in the physical address space. False: there is none left.</summary>
+    bool TryPlace(IPeerTarget region, out ulong physical);
+
     /// <summary>
     /// Copies in from the caller's memory; false (EFAULT) when a byte of it is not the caller's to read.
     /// </summary>

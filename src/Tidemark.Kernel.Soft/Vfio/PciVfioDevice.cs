@@ -12,11 +12,26 @@ internal sealed class PciVfioDevice(
     string address, SoftDeviceModel model, IDmaPort port, VfioAbilities abilities, IVfioHost kernel)
     : SoftVfioDevice(address, kernel)
 {
+    private readonly Dictionary<uint, ulong> _places = [];
+
     public SoftDeviceModel Model { get; } = model;
 
     public IDmaPort Port { get; } = port;
 
     public VfioAbilities Abilities { get; } = abilities;
+
+    /// <summary>
+    /// Where a region lies in the physical address space: always at the same place. False: no room. Under the gate.
+    /// </summary>
+    public bool TryPlace(uint region, out ulong physical)
+    {
+        if (_places.TryGetValue(region, out physical))
+            return true;
+        if (Model.PeerOf(region) is not { } target || !Kernel.TryPlace(target, out physical))
+            return false;
+        _places.Add(region, physical);
+        return true;
+    }
 
     public override bool ChecksTokens => true;
 

@@ -158,6 +158,7 @@ internal sealed class VfioInterrupts
     {
         bool wasEnabled = _msixEnabled;
         _msixEnabled = true;
+        _model.SetMsix(true);
         for (uint index = 0; index < set.Count; index++)
         {
             Errno errno = SetVector(set.Start + index, Descriptor(data, index));
@@ -189,5 +190,6 @@ internal sealed class VfioInterrupts
         for (uint vector = 0; vector < _vectors.Length; vector++)
             SetVector(vector, -1);
         _msixEnabled = false;
+        _model.SetMsix(false);
     }
 }

@@ -3,6 +3,7 @@ using System.Globalization;
 using Tidemark.Abi;
 using Tidemark.Kernel.Soft.Iommufd;
 using Tidemark.Kernel.Soft.Vfio.Legacy;
+using Tidemark.Nvme;
 
 namespace Tidemark.Kernel.Soft.Vfio;
 
@@ -13,6 +14,7 @@ internal sealed class VfioPciDriver : VfioDriver
 {
     private const int HotResetHeader = (int)VfioPciHotResetInfo.StructSize;
     private const int HotResetEntry = 8;
+    private const uint DmaBufPayload = 16;
 
     private readonly PciVfioDevice _device;
     private readonly IBoundDevice _bound;
@@ -24,6 +26,7 @@ internal sealed class VfioPciDriver : VfioDriver
     private readonly InterruptLine _wakeup;
     private readonly EventfdWatcher _watcher;
     private readonly VfioIoeventfds _ioeventfds;
+    private readonly VfioDmaBufs _dmaBufs;
     private bool _lowPower;
 
     /// <param name="group">Through which the device was opened; null: through its cdev.</param>
@@ -37,6 +40,7 @@ internal sealed class VfioPciDriver : VfioDriver
         _wakeup = new InterruptLine(device.Kernel.Host);
         _interrupts = new VfioInterrupts(device.Model, device.Kernel.Host, _watcher);
         _ioeventfds = new VfioIoeventfds(device.Model, _watcher);
+        _dmaBufs = new VfioDmaBufs(device);
         if (device.Abilities.Migration != VfioMigrationFlags.None)
             _migration = new MigrationStateMachine(device.Model, device.Abilities.Migration, device.Gate);
         if (device.Abilities.DmaLogging)
@@ -60,7 +64,7 @@ internal sealed class VfioPciDriver : VfioDriver
         }
 
         if (request == VfioRequests.DeviceReset.Value)
-            return Reset();
+            return _device.Abilities.Resettable ? Reset() : Errno.EINVAL;
         if (request == VfioRequests.DeviceGetPciHotResetInfo.Value)
             return GetHotResetInfo(argument);
         if (request == VfioRequests.DeviceIoeventfd.Value)
@@ -91,12 +95,23 @@ internal sealed class VfioPciDriver : VfioDriver
                 if (call.IsToCarry(VfioDeviceFeatureFlags.Set, payloadLength: 0, out errno))
                 {
                     lock (_device.Gate)
+                    {
                         LeaveLowPower();
+                        _dmaBufs.Restore();
+                    }
+                }
+
+                break;
+            case VfioDeviceFeatureIndex.DmaBuf:
+                if (call.IsToCarry(VfioDeviceFeatureFlags.Get, DmaBufPayload, out errno))
+                {
+                    lock (_device.Gate)
+                        return _dmaBufs.Export(call.Payload);
                 }
 
                 break;
             default:
-                // LIMIT: no VF tokens, no BUS_MASTER (as vfio-pci), no DMA_BUF (as a kernel without peer-to-peer DMA).
+                // LIMIT: no VF tokens, no BUS_MASTER (as vfio-pci).
                 errno = Errno.ENOTTY;
                 break;
         }
@@ -118,7 +133,10 @@ internal sealed class VfioPciDriver : VfioDriver
         lock (_device.Gate)
         {
             Wake();
-            return _regions.Write(buffer, offset);
+            SyscallResult written = _regions.Write(buffer, offset);
+            if (written.Succeeded && offset >= VfioRegions.OffsetOf(VfioPciRegionIndex.Config))
+                FollowConfig(buffer, offset - VfioRegions.OffsetOf(VfioPciRegionIndex.Config));
+            return written;
         }
     }
 
@@ -135,15 +153,16 @@ internal sealed class VfioPciDriver : VfioDriver
     /// <summary>The device is reset and silent.</summary>
     public override void Dispose()
     {
+        _dmaBufs.End();
         _interrupts.DisableAll();
         _watcher.Dispose();
         _wakeup.Set(-1);
-        _device.Model.Reset();
+        _device.Model.Reset(keepsConfig: false);
         _migration?.Reset();
         _log?.Stop();
     }
 
-    private static Errno GetInfo(Span<byte> argument)
+    private Errno GetInfo(Span<byte> argument)
     {
         if (!VfioArgument.TryRead(argument, (int)VfioDeviceInfo.MinimumSize, out VfioDeviceInfo info))
             return Errno.EFAULT;
@@ -152,7 +171,7 @@ internal sealed class VfioPciDriver : VfioDriver
         int answered = (int)Math.Min(info.Argsz, VfioDeviceInfo.StructSize);
         if (argument.Length < answered)
             return Errno.EFAULT;
-        info.Flags = VfioDeviceFlags.Reset | VfioDeviceFlags.Pci;
+        info.Flags = VfioDeviceFlags.Pci | (_device.Abilities.Resettable ? VfioDeviceFlags.Reset : 0);
         info.NumRegions = (uint)VfioPciRegionIndex.Count;
         info.NumIrqs = (uint)VfioPciIrqIndex.Count;
         VfioArgument.Write(argument, info, answered);
@@ -162,13 +181,40 @@ internal sealed class VfioPciDriver : VfioDriver
     private Errno Reset()
     {
         lock (_device.Gate)
-        {
-            _device.Model.Reset();
-            _migration?.Reset();
-            _interrupts.Restore();
-        }
-
+            ResetFunction();
         return Errno.Success;
+    }
+
+    /// <summary>Under the gate.</summary>
+    private void ResetFunction()
+    {
+        _dmaBufs.Revoke();
+        _device.Model.Reset(keepsConfig: true);
+        _migration?.Reset();
+        _interrupts.Restore();
+        _dmaBufs.Restore();
+    }
+
+    /// <summary>What a write of configuration space means for what lies outside of it.</summary>
+    private void FollowConfig(ReadOnlySpan<byte> written, ulong offset)
+    {
+        if (StartsFunctionReset(written, offset))
+            ResetFunction();
+        if (offset >= NvmePci.StatusOffset || offset + (ulong)written.Length <= NvmePci.CommandOffset)
+            return;
+        if (_device.Model.AnswersMemory)
+            _dmaBufs.Restore();
+        else
+            _dmaBufs.Revoke();
+    }
+
+    /// <summary>Whether a write of configuration space sets the bit that resets a PCI Express function.</summary>
+    private bool StartsFunctionReset(ReadOnlySpan<byte> written, ulong offset)
+    {
+        if (!_device.Abilities.Resettable || _device.Model.FunctionResetByte is not { } at)
+            return false;
+        return offset <= at && at - offset < (ulong)written.Length
+            && (written[(int)(at - offset)] & ExpressCapability.ControlReset >> 8) != 0;
     }
 
     /// <summary>The devices that a bus reset touches: this one, alone in its group and on its bus.</summary>
@@ -258,6 +304,8 @@ internal sealed class VfioPciDriver : VfioDriver
         {
             lock (_device.Gate)
             {
+                // ORDER: revoked whether or not the device is in low power already.
+                _dmaBufs.Revoke();
                 if (_lowPower)
                     return Errno.EINVAL;
                 _lowPower = true;

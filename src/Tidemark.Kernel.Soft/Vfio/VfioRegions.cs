@@ -14,6 +14,9 @@ internal sealed class VfioRegions(SoftDeviceModel model)
     private const int SparseHeaderLength = 16;
     private const int SparseAreaLength = 16;
 
+    /// <summary>Where a region begins in the device's file.</summary>
+    public static ulong OffsetOf(VfioPciRegionIndex region) => (ulong)region << IndexShift;
+
     /// <summary>VFIO_DEVICE_GET_REGION_INFO with its capability chain.</summary>
     public Errno GetInfo(Span<byte> argument)
     {
@@ -69,7 +72,13 @@ internal sealed class VfioRegions(SoftDeviceModel model)
             return SyscallResult.Ok();
         Errno errno = Locate(offset, write: false, buffer.Length, out uint index, out ulong position, out int count);
         if (errno == Errno.Success)
+        {
             errno = model.ReadRegion(index, position, buffer[..count]);
+            // The host's kernel owns the table: nobody reads it here, and what is written there is lost.
+            if (errno == Errno.Success && FindTable(index, position, count, out int from, out int to))
+                buffer[from..to].Fill(0xFF);
+        }
+
         return errno == Errno.Success ? SyscallResult.Ok(count) : SyscallResult.Fail(errno);
     }
 
@@ -80,7 +89,12 @@ internal sealed class VfioRegions(SoftDeviceModel model)
             return SyscallResult.Ok();
         Errno errno = Locate(offset, write: true, buffer.Length, out uint index, out ulong position, out int count);
         if (errno == Errno.Success)
-            errno = model.WriteRegion(index, position, buffer[..count]);
+        {
+            errno = FindTable(index, position, count, out int from, out int to)
+                ? WriteAround(index, position, buffer[..count], from, to)
+                : model.WriteRegion(index, position, buffer[..count]);
+        }
+
         return errno == Errno.Success ? SyscallResult.Ok(count) : SyscallResult.Fail(errno);
     }
 
@@ -125,6 +139,24 @@ internal sealed class VfioRegions(SoftDeviceModel model)
             VfioArgument.Write(
                 chain[(SparseHeaderLength + (index * SparseAreaLength))..], area, SparseAreaLength);
         }
+    }
+
+    /// <summary>The part of an access that lies in the MSI-X table; false: none.</summary>
+    private bool FindTable(uint index, ulong position, int count, out int from, out int to)
+    {
+        (uint bar, ulong offset, ulong byteLength) = model.MsixTable;
+        ulong first = Math.Max(position, offset);
+        ulong end = Math.Min(position + (ulong)count, offset + byteLength);
+        bool touches = index == bar && first < end;
+        (from, to) = touches ? ((int)(first - position), (int)(end - position)) : (0, 0);
+        return touches;
+    }
+
+    private Errno WriteAround(uint index, ulong position, ReadOnlySpan<byte> buffer, int from, int to)
+    {
+        Errno errno = from == 0 ? Errno.Success : model.WriteRegion(index, position, buffer[..from]);
+        return errno == Errno.Success && to < buffer.Length
+            ? model.WriteRegion(index, position + (ulong)to, buffer[to..]) : errno;
     }
 
     private SoftRegion? Find(uint index) =>

@@ -148,6 +148,9 @@ public sealed record SoftHostDescription
 
     /// <summary>UUIDs of mediated devices (mtty).</summary>
     public IReadOnlyList<string> Mediated { get; init; } = [];
+
+    /// <summary>The limit of locked memory of an unprivileged caller; null: a privileged one, without limit.</summary>
+    public ulong? LockedMemoryBytes { get; init; }
 }
 
 /// <summary>An IOMMU of the soft host.</summary>

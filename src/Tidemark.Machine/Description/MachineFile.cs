@@ -108,6 +108,8 @@ public static class MachineFile
             {
                 Iommus = [.. host.Objects("iommus", 8).Select(ReadIommu)],
                 Devices = [.. host.Objects("devices", 32).Select(device => ReadSoftDevice(device, baseFolder))],
+                LockedMemoryBytes = host.Size("lockedMemory", 0, 1UL << 40, fallback: ulong.MaxValue)
+                    is var limit and not ulong.MaxValue ? limit : null,
             };
             host.RejectOthers();
         }

@@ -23,10 +23,10 @@ public interface INvmeHardware
     void WriteRegister64(ulong offset, ulong value);
 
     /// <summary>
-    /// Copies bytes into BAR0 where the controller memory buffer lies: through a mapping where the region offers one,
-    /// else by a call.
+    /// Copies bytes into the BAR in which the controller memory buffer lies: through a mapping where the region offers
+    /// one, else by a call.
     /// </summary>
-    void WriteControllerMemory(ulong offset, ReadOnlySpan<byte> bytes);
+    void WriteControllerMemory(uint bar, ulong offset, ReadOnlySpan<byte> bytes);
 
     /// <summary>Reads PCI configuration space.</summary>
     void ReadConfig(ulong offset, Span<byte> into);

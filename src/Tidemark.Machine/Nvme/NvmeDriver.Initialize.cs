@@ -162,12 +162,12 @@ public sealed partial class NvmeDriver
 
     private void CreateIOQueues(ControllerCapabilities capabilities)
     {
-        ulong? controllerMemory = _options.UseControllerMemory ? EnableControllerMemory(capabilities) : null;
+        (uint Bar, ulong Offset)? controllerMemory = _options.UseControllerMemory ? EnableControllerMemory(capabilities) : null;
         _io = new NvmeQueuePair(_hardware, _memory, IOQueue, _options.QueueEntries, capabilities.DoorbellStrideBytes)
         {
             Submission = IOSubmission,
             Completion = IOCompletion,
-            ControllerMemoryOffset = controllerMemory,
+            InController = controllerMemory,
         };
         _io.Clear();
         _namespace = Namespace with { SubmissionQueueInController = controllerMemory is not null };
@@ -190,9 +190,10 @@ public sealed partial class NvmeDriver
     }
 
     /// <summary>
-    /// Offset in BAR0 of memory for the submission queue, or null when the controller offers none that is enough.
+    /// BAR of memory for the submission queue, and the offset there; null when the controller offers none that is
+    /// enough.
     /// </summary>
-    private ulong? EnableControllerMemory(ControllerCapabilities capabilities)
+    private (uint Bar, ulong Offset)? EnableControllerMemory(ControllerCapabilities capabilities)
     {
         if (!capabilities.HasControllerMemory)
             return null;
@@ -200,11 +201,11 @@ public sealed partial class NvmeDriver
         var location = new ControllerMemoryLocation(_hardware.ReadRegister32(NvmeRegister.ControllerMemoryLocation));
         var size = new ControllerMemorySize(_hardware.ReadRegister32(NvmeRegister.ControllerMemorySize));
         ulong needed = _options.QueueEntries * (ulong)SubmissionEntry.ByteLength;
-        if (location.Bar != 0 || !size.AllowsSubmissionQueues || size.ByteLength < needed)
+        if (location.Bar >= Bars || !size.AllowsSubmissionQueues || size.ByteLength < needed)
             return null;
         _hardware.WriteRegister64(
             NvmeRegister.ControllerMemorySpace, ControllerMemorySpace.Create(_options.ControllerMemoryAddress).Value);
-        return location.OffsetUnits * size.UnitBytes;
+        return (location.Bar, location.OffsetUnits * size.UnitBytes);
     }
 
     /// <summary>One admin command, waited for.</summary>

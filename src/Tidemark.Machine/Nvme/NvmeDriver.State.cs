@@ -4,7 +4,7 @@ namespace Tidemark.Machine.Nvme;
 public sealed partial class NvmeDriver
 {
     private const uint StateMagic = 0x444e_4d54; // "TMND"
-    private const ushort StateVersion = 1;
+    private const ushort StateVersion = 2;
 
     /// <summary>
     /// Queue positions and commands in flight. The driver must not be in use, and its controller quiet or paused.
@@ -21,8 +21,9 @@ public sealed partial class NvmeDriver
         writer.U32(Namespace.BlockByteLength);
         writer.U32(Namespace.MaximumTransferBytes);
         writer.Flag(Namespace.WriteProtected);
-        writer.Flag(io.ControllerMemoryOffset is not null);
-        writer.U64(io.ControllerMemoryOffset ?? 0);
+        writer.Flag(io.InController is not null);
+        writer.U32(io.InController?.Bar ?? 0);
+        writer.U64(io.InController?.Offset ?? 0);
         writer.U16(_nextAdminCommand);
         WritePositions(writer, admin);
         WritePositions(writer, io);
@@ -54,12 +55,13 @@ public sealed partial class NvmeDriver
         uint transfer = reader.U32();
         bool writeProtected = reader.Flag();
         bool inController = reader.Flag();
+        uint controllerBar = reader.U32();
         ulong controllerOffset = reader.U64();
         ushort nextAdmin = reader.U16();
         bool plausible = !reader.Failed && arena == _options.ArenaStart.Value && entries == _options.QueueEntries
             && stride is >= 4 and <= 4u << 15 && blocks != 0 && blocks <= ulong.MaxValue >> 16
             && blockBytes is >= 512 and <= 65536 && transfer is >= 4096 and <= OwnTransferLimit
-            && controllerOffset <= uint.MaxValue;
+            && controllerBar < Bars && controllerOffset <= uint.MaxValue;
         if (!plausible)
             throw NotThisDriver();
         NvmeQueuePair admin = CreateAdminPair(stride);
@@ -67,7 +69,7 @@ public sealed partial class NvmeDriver
         {
             Submission = IOSubmission,
             Completion = IOCompletion,
-            ControllerMemoryOffset = inController ? controllerOffset : null,
+            InController = inController ? (controllerBar, controllerOffset) : null,
         };
         var outstanding = new Outstanding[_outstanding.Length];
         bool good = TryReadPositions(ref reader, admin) & TryReadPositions(ref reader, io);

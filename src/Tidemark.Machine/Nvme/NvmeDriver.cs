@@ -24,6 +24,7 @@ public sealed partial class NvmeDriver : IDisposable
 {
     private const uint AdminEntries = 32;
     private const ushort IOQueue = 1;
+    private const uint Bars = 6;
 
     /// <summary>LIMIT: what a command's page of PRPs can list, with a first page that begins inside.</summary>
     private const uint OwnTransferLimit = (PrpGeometry.EntriesPerPage - 1) * PrpGeometry.PageByteLength;

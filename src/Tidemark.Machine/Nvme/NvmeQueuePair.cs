@@ -37,8 +37,8 @@ internal sealed class NvmeQueuePair
     /// <summary>Where the submission queue lies in guest memory, unless it lies in the controller.</summary>
     public required GuestPhysicalAddress Submission { get; init; }
 
-    /// <summary>Offset in BAR0 of a submission queue in the controller's memory.</summary>
-    public ulong? ControllerMemoryOffset { get; init; }
+    /// <summary>The BAR of a submission queue in the controller's memory, and the offset there; null: it is not.</summary>
+    public (uint Bar, ulong Offset)? InController { get; init; }
 
     public required GuestPhysicalAddress Completion { get; init; }
 
@@ -65,8 +65,8 @@ internal sealed class NvmeQueuePair
     {
         Span<byte> bytes = stackalloc byte[SubmissionEntry.ByteLength];
         entry.Format(bytes);
-        if (ControllerMemoryOffset is { } offset)
-            _hardware.WriteControllerMemory(offset + (ulong)Tail * SubmissionEntry.ByteLength, bytes);
+        if (InController is { } place)
+            _hardware.WriteControllerMemory(place.Bar, place.Offset + (ulong)Tail * SubmissionEntry.ByteLength, bytes);
         else
             _memory.Write(AddressOf(Submission, Tail, SubmissionEntry.ByteLength), bytes);
         Tail = (Tail + 1) % Entries;

@@ -13,7 +13,8 @@ public sealed class VfioNvmeHardware : INvmeHardware, IDisposable
     private readonly VfioDevice _device;
     private readonly VfioRegion _bar;
     private readonly VfioRegion _config;
-    private readonly List<(RegionArea Area, Mapping Mapping)> _mapped = [];
+    private readonly List<(uint Bar, RegionArea Area, Mapping Mapping)> _mapped = [];
+    private VfioRegion? _memory;
 
     /// <exception cref="KernelException">The device has no BAR0 or no configuration space.</exception>
     public VfioNvmeHardware(VfioDevice device)
@@ -32,20 +33,22 @@ public sealed class VfioNvmeHardware : INvmeHardware, IDisposable
 
     public void WriteRegister64(ulong offset, ulong value) => _bar.Write64(offset, value);
 
-    public void WriteControllerMemory(ulong offset, ReadOnlySpan<byte> bytes)
+    public void WriteControllerMemory(uint bar, ulong offset, ReadOnlySpan<byte> bytes)
     {
+        if (_memory is null || _memory.Index != bar)
+            _memory = bar == _bar.Index ? _bar : _device.GetRegion(bar);
         ulong end = offset + (ulong)bytes.Length;
-        foreach (RegionArea area in _bar.MapAreas)
+        foreach (RegionArea area in _memory.MapAreas)
         {
             if (offset < area.Offset || end > area.Offset + area.ByteLength)
                 continue;
-            bytes.CopyTo(Map(area).Bytes(offset - area.Offset, bytes.Length));
+            bytes.CopyTo(Map(_memory, area).Bytes(offset - area.Offset, bytes.Length));
             // ORDER: the doorbell that follows is a system call, so these stores are visible before it.
             Thread.MemoryBarrier();
             return;
         }
 
-        _bar.Write(offset, bytes);
+        _memory.Write(offset, bytes);
     }
 
     public void ReadConfig(ulong offset, Span<byte> into) => _config.Read(offset, into);
@@ -62,21 +65,21 @@ public sealed class VfioNvmeHardware : INvmeHardware, IDisposable
 
     public void Dispose()
     {
-        foreach ((_, Mapping mapping) in _mapped)
+        foreach ((_, _, Mapping mapping) in _mapped)
             mapping.Dispose();
         _mapped.Clear();
     }
 
-    private Mapping Map(RegionArea wanted)
+    private Mapping Map(VfioRegion region, RegionArea wanted)
     {
-        foreach ((RegionArea area, Mapping mapping) in _mapped)
+        foreach ((uint bar, RegionArea area, Mapping mapping) in _mapped)
         {
-            if (area == wanted)
+            if (bar == region.Index && area == wanted)
                 return mapping;
         }
 
-        Mapping created = _bar.MapArea(wanted);
-        _mapped.Add((wanted, created));
+        Mapping created = region.MapArea(wanted);
+        _mapped.Add((region.Index, wanted, created));
         return created;
     }
 }

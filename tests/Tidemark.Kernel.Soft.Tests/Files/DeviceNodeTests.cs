@@ -67,7 +67,7 @@ public sealed class DeviceNodeTests
 
     private static void AssertOnlySharedMappings(SoftKernel kernel, KernelFd device, KernelFd iommufd)
     {
-        const ulong ControllerMemory = 0x4000;
+        const ulong ControllerMemory = 2UL << 40;
         Assert.Equal(Errno.EINVAL,
             kernel.Mmap(4096, MemoryProtection.Read, MapFlags.Private, device.Number, ControllerMemory).Errno);
         SyscallResult shared = kernel.Mmap(

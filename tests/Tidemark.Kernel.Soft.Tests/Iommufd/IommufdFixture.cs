@@ -25,7 +25,7 @@ internal sealed class IommufdFixture : IDisposable
     /// <param name="kind">That of the IOMMU that tracks.</param>
     public IommufdFixture(
         SoftKernelFaults faults = SoftKernelFaults.None, bool testDomain = false,
-        SoftIommuKind kind = SoftIommuKind.VtdScalable)
+        SoftIommuKind kind = SoftIommuKind.VtdScalable, ulong? lockedMemory = null)
     {
         var disk = new SoftDisk("/nonexistent", 4096);
         Kernel = new SoftKernel(
@@ -35,7 +35,7 @@ internal sealed class IommufdFixture : IDisposable
                 [
                     new SoftNvme(Tracking, "dmar0", disk), new SoftNvme(TrackingToo, "dmar0", disk),
                     new SoftNvme(Plain, "dmar1", disk),
-                ]) { TestDomain = testDomain },
+                ]) { TestDomain = testDomain, LockedMemoryLimit = lockedMemory },
             faults);
         SyscallResult opened = Kernel.Open("/dev/iommu", OpenFlags.ReadWrite);
         Assert.True(opened.Succeeded);

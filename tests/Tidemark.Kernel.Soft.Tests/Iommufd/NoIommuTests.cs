@@ -52,6 +52,18 @@ public sealed class NoIommuTests : IDisposable
     }
 
     [Fact]
+    public void The_unprivileged_neither_open_it_nor_look_addresses_up()
+    {
+        var command = IommuIoasNoiommuGetPa.Create(0, 0);
+        Assert.Equal(Errno.EINVAL, Call(ref command));
+        using (_kernel.Enter(new SoftProcess(new SoftUser(), ulong.MaxValue, privileged: false)))
+        {
+            Assert.Equal(Errno.EPERM, Call(ref command));
+            Assert.Equal(Errno.EPERM, _kernel.Open("/dev/vfio/devices/noiommu-vfio0", OpenFlags.ReadWrite).Errno);
+        }
+    }
+
+    [Fact]
     public void Its_tables_take_no_flags_and_nobody_tells_of_hardware()
     {
         uint device = Bind(out _);

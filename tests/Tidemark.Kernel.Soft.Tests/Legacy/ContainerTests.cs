@@ -224,7 +224,7 @@ public sealed class ContainerTests : IDisposable
     {
         (int container, int[] groups) = _fixture.Type1(VfioExtension.Type1V2, 0);
         int device = (int)_fixture.OpenDevice(groups[0], Intel).Value;
-        const ulong ControllerMemory = 0x4000;
+        const ulong ControllerMemory = 2UL << 40;
         SyscallResult mapped = _fixture.Kernel.Mmap(
             Page, MemoryProtection.Read | MemoryProtection.Write, MapFlags.Shared, device, ControllerMemory);
         Assert.Equal(Errno.Success, mapped.Errno);

@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using Tidemark.Abi;
 using static Tidemark.Kernel.Soft.Tests.Legacy.LegacyFixture;
 
@@ -15,27 +14,16 @@ public sealed class LegacyFuzzTests
     ];
 
     [Fact]
-    public void Random_requests_are_answered_and_leave_nothing()
-    {
-        int seed = Environment.TickCount;
-        var random = new Random(seed);
-        long until = Stopwatch.GetTimestamp() + (3 * Stopwatch.Frequency);
-        string last = "";
-        try
-        {
-            while (Stopwatch.GetTimestamp() < until)
-                Round(random, text => last = text);
-        }
-        catch (Exception failure)
-        {
-            Assert.Fail($"Seed {seed}, {last}: {failure}");
-        }
-    }
+    public void Random_requests_are_answered_and_leave_nothing() => Fuzz.Run(seconds: 3, Round);
 
-    private static void Round(Random random, Action<string> tell)
+    private static int Round(Random random, Action<string> tell)
     {
         const int Requests = 400;
-        using var fixture = new LegacyFixture(host => host with { IommufdContainer = random.Next(4) == 0 });
+        using var fixture = new LegacyFixture(host => host with
+        {
+            IommufdContainer = random.Next(4) == 0,
+            LockedMemoryLimit = random.Next(2) == 0 ? null : (ulong)random.Next(8) * 4096,
+        });
         Mapping memory = fixture.Memory(1 << 20);
         var open = new List<int> { fixture.OpenContainer(), fixture.Open("/dev/iommu") };
         ulong[] interesting =
@@ -88,6 +76,9 @@ public sealed class LegacyFuzzTests
 
         tell("closing");
         fixture.AssertNothingIsLeft([.. open.OrderBy(_ => random.Next())]);
+        SoftProcess process = fixture.Kernel.Process;
+        Assert.Equal((0UL, 0UL, 0UL), (process.Locked.Count, process.Pinned.Count, process.User.Locked.Count));
+        return Requests;
     }
 
     private static void Fill(byte[] argument, Random random, ulong[] interesting, List<int> open)

@@ -63,7 +63,6 @@ public sealed class DeviceFeatureTests
     [InlineData(VfioDeviceFeatureIndex.MigPrecopyInfoV2, Errno.EINVAL)]
     [InlineData(VfioDeviceFeatureIndex.PciVfToken, Errno.ENOTTY)]
     [InlineData(VfioDeviceFeatureIndex.BusMaster, Errno.ENOTTY)]
-    [InlineData(VfioDeviceFeatureIndex.DmaBuf, Errno.ENOTTY)]
     [InlineData(VfioDeviceFeatureIndex.ZpciError, Errno.ENOTTY)]
     [InlineData((VfioDeviceFeatureIndex)0xFFFF, Errno.ENOTTY)]
     public void A_feature_the_device_lacks(VfioDeviceFeatureIndex index, Errno answer)

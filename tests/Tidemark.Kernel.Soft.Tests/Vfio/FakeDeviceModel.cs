@@ -79,7 +79,7 @@ internal sealed class FakeDeviceModel : SoftDeviceModel
 
     public override void SetInterrupt(uint vector, Action? raise) => Raise[vector] = raise;
 
-    public override void Reset()
+    public override void Reset(bool keepsConfig)
     {
         Calls.Add("Reset");
         Array.Clear(Raise);

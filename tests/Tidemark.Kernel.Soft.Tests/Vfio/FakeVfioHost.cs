@@ -54,6 +54,15 @@ internal sealed class FakeVfioHost : IVfioHost, IIommuBinder
         return Errno.EBADF;
     }
 
+    public List<IPeerTarget> Placed { get; } = [];
+
+    public bool TryPlace(IPeerTarget region, out ulong physical)
+    {
+        Placed.Add(region);
+        physical = (ulong)Placed.Count << 30;
+        return true;
+    }
+
     public SyscallResult Install(SoftFile file)
     {
         if (TableFull)

@@ -73,7 +73,7 @@ internal sealed partial class NvmeController
                     SerialNumber = SerialNumber,
                     ModelNumber = "Tidemark soft NVMe controller",
                     FirmwareRevision = "1",
-                    VendorId = NvmePci.SoftVendorId,
+                    VendorId = _description.VendorId,
                     MaximumTransferShift = NvmeLimits.TransferShift,
                     AsynchronousEventLimit = NvmeLimits.EventRequests,
                     NamespaceCount = 1,

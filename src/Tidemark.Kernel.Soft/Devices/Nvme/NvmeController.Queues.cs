@@ -1,4 +1,3 @@
-using System.Numerics;
 using Tidemark.Abi;
 using Tidemark.Nvme;
 
@@ -31,7 +30,8 @@ internal sealed partial class NvmeController
     private bool _errorEventsMasked;
 
     private bool _strayDoorbell;
-    private uint _interrupts;
+    /// <summary>A bit for each vector to be raised.</summary>
+    private UInt128 _interrupts;
     private int _completionsSinceInterrupt;
     private int _nextQueue;
 
@@ -214,7 +214,7 @@ internal sealed partial class NvmeController
         queue.Phase ^= queue.Tail == 0;
         _completionsSinceInterrupt++;
         if (queue.InterruptsEnabled)
-            _interrupts |= 1u << queue.Vector;
+            _interrupts |= UInt128.One << queue.Vector;
         return true;
     }
 
@@ -249,20 +249,20 @@ internal sealed partial class NvmeController
     private void RaiseInterrupts()
     {
         _completionsSinceInterrupt = 0;
-        if (_interrupts == 0)
+        if (_interrupts == UInt128.Zero)
             return;
         _port.Drain();
         _unpushed = false;
-        uint raised = _interrupts;
-        _interrupts = 0;
+        UInt128 raised = _interrupts;
+        _interrupts = UInt128.Zero;
         if (_intx is not null)
         {
             AssertPin();
             return;
         }
 
-        for (uint vectors = raised; vectors != 0; vectors &= vectors - 1)
-            _msix.Raise((uint)BitOperations.TrailingZeroCount(vectors));
+        for (; raised != UInt128.Zero; raised &= raised - UInt128.One)
+            _msix.Raise((uint)UInt128.TrailingZeroCount(raised));
     }
 
     /// <summary>Tells whoever uses the pin that it is held. Its masking is the host's.</summary>

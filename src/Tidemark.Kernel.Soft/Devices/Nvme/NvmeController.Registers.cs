@@ -8,8 +8,7 @@ namespace Tidemark.Kernel.Soft.Devices.Nvme;
 /// <summary>Registers, doorbells and regions.</summary>
 internal sealed partial class NvmeController
 {
-    private static readonly ControllerCapabilities s_capabilities =
-        ControllerCapabilities.Create(NvmeLimits.QueueEntries, timeoutHalfSeconds: 10, controllerMemory: true);
+    private readonly ControllerCapabilities _capabilities;
 
     /// <summary>Per queue the submission tail and the completion head that were written last, or -1.</summary>
     private readonly long[] _doorbells = new long[2 * (NvmeLimits.IOQueues + 1)];
@@ -34,10 +33,12 @@ internal sealed partial class NvmeController
             return Errno.Success;
         }
 
-        if (region != BarRegion)
+        if (region is not (BarRegion or NvmeBar.ControllerMemoryRegion))
             return Errno.EINVAL;
         if (!_config.MemoryEnabled)
             return Errno.EIO;
+        if (region == NvmeBar.ControllerMemoryRegion)
+            return FileBytes.Read(_host, _controllerMemory, offset, into, NvmeBar.ControllerMemoryByteLength);
         while (!into.IsEmpty)
         {
             int take = PagePart(offset, into.Length);
@@ -64,10 +65,12 @@ internal sealed partial class NvmeController
             return Errno.Success;
         }
 
-        if (region != BarRegion)
+        if (region is not (BarRegion or NvmeBar.ControllerMemoryRegion))
             return Errno.EINVAL;
         if (!_config.MemoryEnabled)
             return Errno.EIO;
+        if (region == NvmeBar.ControllerMemoryRegion)
+            return FileBytes.Write(_host, _controllerMemory, offset, from);
         while (!from.IsEmpty)
         {
             int take = PagePart(offset, from.Length);
@@ -101,13 +104,9 @@ internal sealed partial class NvmeController
             case NvmeBar.MsixTable:
                 _msix.ReadTable((int)(offset - NvmeBar.MsixTable), into);
                 return Errno.Success;
-            case NvmeBar.MsixPending:
+            default:
                 _msix.ReadPending((int)(offset - NvmeBar.MsixPending), into);
                 return Errno.Success;
-            default:
-                return FileBytes.Read(
-                    _host, _controllerMemory, offset - NvmeBar.ControllerMemory, into,
-                    NvmeBar.ControllerMemoryByteLength);
         }
     }
 
@@ -132,10 +131,8 @@ internal sealed partial class NvmeController
                 if (_state == RunState.Running)
                     _msix.RaisePending();
                 return Errno.Success;
-            case NvmeBar.MsixPending:
-                return Errno.Success; // Read only.
             default:
-                return FileBytes.Write(_host, _controllerMemory, offset - NvmeBar.ControllerMemory, from);
+                return Errno.Success; // The pending bits are read only.
         }
     }
 
@@ -159,7 +156,7 @@ internal sealed partial class NvmeController
     private void FormatRegisters(Span<byte> into)
     {
         into.Clear();
-        BinaryPrimitives.WriteUInt64LittleEndian(into, s_capabilities.Value);
+        BinaryPrimitives.WriteUInt64LittleEndian(into, _capabilities.Value);
         BinaryPrimitives.WriteUInt32LittleEndian(into[(int)NvmeRegister.Version..], NvmeRegister.Version14);
         BinaryPrimitives.WriteUInt32LittleEndian(into[(int)NvmeRegister.Configuration..], _configuration);
         BinaryPrimitives.WriteUInt32LittleEndian(into[(int)NvmeRegister.Status..], _status);
@@ -168,13 +165,12 @@ internal sealed partial class NvmeController
         BinaryPrimitives.WriteUInt64LittleEndian(into[(int)NvmeRegister.AdminCompletionQueue..], _adminCompletionQueue);
         BinaryPrimitives.WriteUInt64LittleEndian(
             into[(int)NvmeRegister.ControllerMemorySpace..], _controllerMemorySpace.Value);
-        if (!_controllerMemorySpace.RegistersEnabled)
+        if (!_controllerMemorySpace.RegistersEnabled || !_description.ControllerMemory)
             return;
-        const uint FirstPage = (uint)(NvmeBar.ControllerMemory / GuestPage.Size);
         const uint Pages = (uint)(NvmeBar.ControllerMemoryByteLength / GuestPage.Size);
         BinaryPrimitives.WriteUInt32LittleEndian(
             into[(int)NvmeRegister.ControllerMemoryLocation..],
-            ControllerMemoryLocation.Create(bar: 0, FirstPage).Value);
+            ControllerMemoryLocation.Create(NvmeBar.ControllerMemoryRegion, offsetUnits: 0).Value);
         BinaryPrimitives.WriteUInt32LittleEndian(
             into[(int)NvmeRegister.ControllerMemorySize..],
             ControllerMemorySize.CreateForSubmissionQueues(Pages).Value);
@@ -203,10 +199,10 @@ internal sealed partial class NvmeController
             case NvmeRegister.AdminCompletionQueue + 4 when !enabled:
                 _adminCompletionQueue = WithHigh(_adminCompletionQueue, value);
                 break;
-            case NvmeRegister.ControllerMemorySpace:
+            case NvmeRegister.ControllerMemorySpace when _description.ControllerMemory:
                 _controllerMemorySpace = new(WithLow(_controllerMemorySpace.Value, value & ~0xffcu));
                 break;
-            case NvmeRegister.ControllerMemorySpace + 4:
+            case NvmeRegister.ControllerMemorySpace + 4 when _description.ControllerMemory:
                 _controllerMemorySpace = new(WithHigh(_controllerMemorySpace.Value, value));
                 break;
             default:
@@ -305,7 +301,7 @@ internal sealed partial class NvmeController
         _eventRequests.Clear();
         _events.Clear();
         _errorEventsMasked = false;
-        _interrupts = 0;
+        _interrupts = UInt128.Zero;
         _completionsSinceInterrupt = 0;
         _nextQueue = 0;
         ResetFeatures();

@@ -19,13 +19,13 @@ internal sealed partial class NvmeController
         public bool Fatal { get; private set; }
         public byte[] PciConfig { get; private set; } = [];
         public byte[] MsixTable { get; private set; } = [];
-        public ulong MsixPending { get; private set; }
+        public UInt128 MsixPending { get; private set; }
         public NvmeCompletionQueue?[] CompletionQueues { get; private set; } = [];
         public NvmeSubmissionQueue?[] SubmissionQueues { get; private set; } = [];
         public List<NvmeCommand> Commands { get; } = [];
         public uint[] Features { get; } = new uint[FeatureCount];
         public bool ErrorEventsMasked { get; private set; }
-        public uint Interrupts { get; private set; }
+        public UInt128 Interrupts { get; private set; }
         public List<ushort> EventRequests { get; } = [];
         public List<uint> Events { get; } = [];
         public byte[] ControllerMemory { get; private set; } = [];
@@ -72,7 +72,7 @@ internal sealed partial class NvmeController
                     PciConfig = reader.Raw(payload.Length).ToArray();
                     break;
                 case NvmeRecord.Msix:
-                    MsixPending = reader.U64();
+                    MsixPending = reader.U128();
                     MsixTable = reader.Raw((int)NvmeLimits.Vectors * MsixCapability.EntryByteLength).ToArray();
                     break;
                 case NvmeRecord.Queues:
@@ -216,7 +216,7 @@ internal sealed partial class NvmeController
             EventRequests.Clear();
             Events.Clear();
             ErrorEventsMasked = reader.Flag();
-            Interrupts = reader.U32();
+            Interrupts = reader.U128();
             int requests = Math.Min((int)reader.U8(), NvmeLimits.EventRequests);
             for (int index = 0; index < requests; index++)
                 EventRequests.Add(reader.U16());
@@ -228,7 +228,7 @@ internal sealed partial class NvmeController
         /// <summary>What single records can not say about each other.</summary>
         private bool IsConsistent()
         {
-            if (Interrupts >> (int)NvmeLimits.Vectors != 0 || MsixPending >> (int)NvmeLimits.Vectors != 0)
+            if ((Interrupts | MsixPending) >> (int)NvmeLimits.Vectors != UInt128.Zero)
                 return false;
             foreach (NvmeSubmissionQueue? queue in SubmissionQueues)
             {

@@ -17,10 +17,10 @@ namespace Tidemark.Kernel.Soft.Devices.Nvme;
 internal sealed partial class NvmeController
 {
     private const uint StateMagic = 0x6d76_6e74;
-    private const ushort StateVersion = 1;
+    private const ushort StateVersion = 2;
 
     /// <summary>LIMIT: queued commands and everything else at their bounds stay below this.</summary>
-    private const ulong FinalStateBound = 128 * 1024;
+    private const ulong FinalStateBound = 256 * 1024;
 
     /// <summary>What <see cref="SaveChanged"/> gave last.</summary>
     private byte[] _lastChanged = [];
@@ -107,7 +107,7 @@ internal sealed partial class NvmeController
         var writer = new NvmeStateWriter();
         writer.U32(StateMagic);
         writer.U16(StateVersion);
-        writer.U64(s_capabilities.Value);
+        writer.U64(_capabilities.Value);
         writer.U64(_disk.BlockCount);
         writer.U8((byte)_description.Disk.Mode);
         writer.U16((ushort)NvmeLimits.Vectors);
@@ -144,7 +144,7 @@ internal sealed partial class NvmeController
     {
         WriteRecord(writer, NvmeRecord.PciConfig, _config.Bytes);
         writer.Begin(NvmeRecord.Msix);
-        writer.U64(_msix.Pending);
+        writer.U128(_msix.Pending);
         writer.Raw(_msix.Table);
         writer.EndRecord();
     }
@@ -215,7 +215,7 @@ internal sealed partial class NvmeController
     {
         writer.Begin(NvmeRecord.Events);
         writer.Flag(_errorEventsMasked);
-        writer.U32(_interrupts);
+        writer.U128(_interrupts);
         writer.U8((byte)_eventRequests.Count);
         foreach (ushort commandId in _eventRequests)
             writer.U16(commandId);

@@ -14,6 +14,7 @@ namespace Tidemark.Kernel.Soft.Devices.Nvme;
 ///                                                      3. one chunk of one command (IO, Admin)  disk, DMA writes
 ///                                                      4. post completions    (Queues)   DMA writes
 ///                                                      5. drain, then MSI-X
+///  other device: DMA(BAR) --> the CMB, a doorbell, or _peerWrites, which whoever takes _gate carries out first
 ///  Running --Quiesce--> Quiesced --Freeze--> Frozen --Unfreeze--> Quiesced --Run--> Running
 /// </code>
 /// Everything but doorbells and interrupt actions is guarded by <c>_gate</c>, and all DMA is made inside it. So whoever
@@ -31,7 +32,7 @@ internal sealed partial class NvmeController : SoftDeviceModel
     private readonly SoftNvme _description;
     private readonly IKernel _host;
     private readonly IDmaPort _port;
-    private readonly NvmePciConfig _config = new(NvmeLimits.Vectors, (uint)NvmeBar.ByteLength);
+    private readonly NvmePciConfig _config;
     private readonly NvmeMsix _msix = new(NvmeLimits.Vectors);
     private readonly NvmeDisk _disk;
     private readonly KernelFd _controllerMemory;
@@ -52,6 +53,9 @@ internal sealed partial class NvmeController : SoftDeviceModel
     public NvmeController(SoftNvme description, IKernel host, IDmaPort port)
     {
         _description = description;
+        _config = new NvmePciConfig(NvmeLimits.Vectors, description);
+        _capabilities = ControllerCapabilities.Create(
+            NvmeLimits.QueueEntries, timeoutHalfSeconds: 10, description.ControllerMemory);
         _host = host;
         _port = port;
         _disk = new NvmeDisk(host, description.Disk);
@@ -72,12 +76,14 @@ internal sealed partial class NvmeController : SoftDeviceModel
         }
 
         var absent = new SoftRegion(0, false, false, []);
-        var area = new SoftMmapArea(
-            NvmeBar.ControllerMemory, NvmeBar.ControllerMemoryByteLength, _controllerMemory.Number, HostOffset: 0);
+        var area = new SoftMmapArea(0, NvmeBar.ControllerMemoryByteLength, _controllerMemory.Number, HostOffset: 0);
         Regions =
         [
-            new SoftRegion(NvmeBar.ByteLength, true, true, [area]),
-            absent, absent, absent, absent, absent, absent,
+            new SoftRegion(NvmeBar.ByteLength, true, true, []),
+            absent,
+            description.ControllerMemory
+                ? new SoftRegion(NvmeBar.ControllerMemoryByteLength, true, true, [area]) : absent,
+            absent, absent, absent, absent,
             new SoftRegion(NvmePciConfig.ByteLength, true, true, []),
             absent,
         ];
@@ -103,6 +109,10 @@ internal sealed partial class NvmeController : SoftDeviceModel
     public override (uint Bar, ulong Offset, ulong ByteLength) MsixTable =>
         (BarRegion, NvmeBar.MsixTable, (ulong)_msix.TableByteLength);
 
+    public override ulong? FunctionResetByte => NvmePciConfig.ExpressOffset + ExpressCapability.ControlOffset + 1;
+
+    public override bool AnswersMemory => _config.MemoryEnabled;
+
     public override bool HasIntx => true;
 
     public override bool IsIntxAsserted
@@ -127,6 +137,12 @@ internal sealed partial class NvmeController : SoftDeviceModel
             _msix.RaisePending();
     }
 
+    public override void SetMsix(bool enabled)
+    {
+        using Lock.Scope held = EnterGate();
+        _config.MsixEnabled = enabled;
+    }
+
     public override void SetIntx(Action? assert)
     {
         using Lock.Scope held = EnterGate();
@@ -135,13 +151,14 @@ internal sealed partial class NvmeController : SoftDeviceModel
             AssertPin();
     }
 
-    public override void Reset()
+    public override void Reset(bool keepsConfig)
     {
         using (EnterGate())
         {
             _port.Drain();
             ResetRegisters();
-            _config.Reset();
+            if (!keepsConfig)
+                _config.Reset();
             _msix.Reset();
             _controllerMemorySpace = default;
             _reloadDisk = false;
@@ -218,6 +235,7 @@ internal sealed partial class NvmeController : SoftDeviceModel
         Interlocked.Increment(ref _gateWanted);
         Lock.Scope held = _gate.EnterScope();
         Interlocked.Decrement(ref _gateWanted);
+        TakePeerWrites();
         return held;
     }
 
@@ -230,12 +248,17 @@ internal sealed partial class NvmeController : SoftDeviceModel
                 spinner.SpinOnce();
             bool worked;
             lock (_gate)
+            {
+                TakePeerWrites();
                 worked = _state == RunState.Running && TryStep();
+            }
+
             if (worked)
                 continue;
             // ORDER: first say that a wake-up is needed, then look again; a doorbell is written before it looks.
             Interlocked.Exchange(ref _asleep, 1);
-            if (!_stopping && !(_state == RunState.Running && Volatile.Read(ref _doorbellsRung) != 0))
+            if (!_stopping && _peerWrites.IsEmpty
+                && !(_state == RunState.Running && Volatile.Read(ref _doorbellsRung) != 0))
                 _wake.WaitOne();
             Volatile.Write(ref _asleep, 0);
         }

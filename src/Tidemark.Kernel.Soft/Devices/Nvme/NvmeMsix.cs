@@ -8,14 +8,13 @@ namespace Tidemark.Kernel.Soft.Devices.Nvme;
 /// The host's kernel owns a real device's table: giving a vector an action is its programming and unmasking the
 /// vector, and
 /// taking the action away is masking it. An interrupt of a masked vector stays pending until it is unmasked.
-/// FIDELITY: the enable bit of the capability does not gate delivery; the host's kernel sets it before any action
-/// exists.
+/// Actions exist only while MSI-X is enabled, so nothing here looks at the bit.
 /// </remarks>
 internal sealed class NvmeMsix
 {
     private readonly Action?[] _actions;
     private readonly byte[] _table;
-    private ulong _pending;
+    private UInt128 _pending;
 
     public NvmeMsix(uint vectors)
     {
@@ -28,7 +27,7 @@ internal sealed class NvmeMsix
 
     public ReadOnlySpan<byte> Table => _table;
 
-    public ulong Pending => _pending;
+    public UInt128 Pending => _pending;
 
     /// <summary>Table and pending bits to their initial values; the actions belong to the host and stay.</summary>
     public void Reset()
@@ -50,11 +49,11 @@ internal sealed class NvmeMsix
         Action? action = Volatile.Read(ref _actions[vector]);
         if (action is null || IsMasked(vector))
         {
-            _pending |= 1UL << (int)vector;
+            _pending |= UInt128.One << (int)vector;
             return;
         }
 
-        _pending &= ~(1UL << (int)vector);
+        _pending &= ~(UInt128.One << (int)vector);
         action();
     }
 
@@ -63,7 +62,7 @@ internal sealed class NvmeMsix
     {
         for (uint vector = 0; vector < _actions.Length && _pending != 0; vector++)
         {
-            if ((_pending & 1UL << (int)vector) != 0)
+            if ((_pending & UInt128.One << (int)vector) != 0)
                 Raise(vector);
         }
     }
@@ -78,13 +77,13 @@ internal sealed class NvmeMsix
 
     public void ReadPending(int offset, Span<byte> into)
     {
-        Span<byte> bits = stackalloc byte[sizeof(ulong)];
-        BinaryPrimitives.WriteUInt64LittleEndian(bits, _pending);
+        Span<byte> bits = stackalloc byte[2 * sizeof(ulong)];
+        BinaryPrimitives.WriteUInt128LittleEndian(bits, _pending);
         ReadPadded(bits, offset, into);
     }
 
     /// <summary>Takes another side's table. Masks follow the actions that exist on this side.</summary>
-    public void Load(ReadOnlySpan<byte> table, ulong pending)
+    public void Load(ReadOnlySpan<byte> table, UInt128 pending)
     {
         table.CopyTo(_table);
         _pending = pending;

@@ -95,7 +95,7 @@ internal sealed class NvmeCommand
 internal static class NvmeLimits
 {
     /// <summary>I/O queues of each direction.</summary>
-    public const ushort IOQueues = 16;
+    public const ushort IOQueues = 64;
 
     /// <summary>One vector for each completion queue, the admin queue's included.</summary>
     public const uint Vectors = IOQueues + 1;

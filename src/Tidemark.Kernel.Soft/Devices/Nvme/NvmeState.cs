@@ -47,6 +47,8 @@ internal sealed class NvmeStateWriter
 
     public void U64(ulong value) => BinaryPrimitives.WriteUInt64LittleEndian(Reserve(8), value);
 
+    public void U128(UInt128 value) => BinaryPrimitives.WriteUInt128LittleEndian(Reserve(16), value);
+
     public void Raw(ReadOnlySpan<byte> bytes) => bytes.CopyTo(Reserve(bytes.Length));
 
     public byte[] ToArray() => _bytes[.._length];
@@ -87,6 +89,8 @@ internal ref struct NvmeStateReader(ReadOnlySpan<byte> bytes)
     public uint U32() => BinaryPrimitives.ReadUInt32LittleEndian(Raw(4));
 
     public ulong U64() => BinaryPrimitives.ReadUInt64LittleEndian(Raw(8));
+
+    public UInt128 U128() => BinaryPrimitives.ReadUInt128LittleEndian(Raw(16));
 
     public ReadOnlySpan<byte> Raw(int count)
     {

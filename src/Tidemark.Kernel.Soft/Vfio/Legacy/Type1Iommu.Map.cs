@@ -43,7 +43,9 @@ internal sealed partial class Type1Iommu
             return Errno.ENOENT;
         if (!mapping.AddressIsInvalid || mapping.First != map.Iova || mapping.ByteLength != map.Size)
             return Errno.EINVAL;
-        mapping.SetAddress(map.Vaddr);
+        Errno errno = mapping.TrySetAddress(map.Vaddr, kernel.Caller);
+        if (errno != Errno.Success)
+            return errno;
         mapping.AddressIsInvalid = false;
         _invalidAddresses--;
         return Errno.Success;
@@ -55,9 +57,9 @@ internal sealed partial class Type1Iommu
             return Errno.ENOSPC;
         if (!_iovas.Allows(map.Iova, map.Iova + (map.Size - 1)))
             return Errno.EINVAL;
-        var mapping = new Type1Mapping(User, map.Iova, map.Vaddr, map.Size, map.Flags);
+        var mapping = new Type1Mapping(User, kernel.Caller, map.Iova, map.Vaddr, map.Size, map.Flags);
         // Without a domain nothing is looked at: mediated devices pin what they use.
-        Errno errno = _domains.Count == 0 ? Errno.Success : mapping.TryPin();
+        Errno errno = _domains.Count == 0 ? Errno.Success : mapping.TryPin(kernel.Caller);
         foreach (Type1Domain domain in _domains)
         {
             if (errno == Errno.Success)

@@ -13,7 +13,6 @@ namespace Tidemark.Kernel.Soft.Vfio.Legacy;
 /// Invariants: mappings are sorted and disjoint; each is in every domain, its pages pinned, exactly while there is a
 /// domain; each has a bitmap exactly while dirty pages are tracked.
 /// Nothing here reads dirty bits of an IOMMU: a group that can write memory makes every mapped page dirty, always.
-/// FIDELITY: locked memory is neither charged nor limited.
 /// FIDELITY: a device's own memory (the mapping of a region) is EFAULT, where Linux maps it for other devices to reach.
 /// </remarks>
 internal sealed partial class Type1Iommu(SoftKernel kernel, bool isVersion2)
@@ -198,7 +197,7 @@ internal sealed partial class Type1Iommu(SoftKernel kernel, bool isVersion2)
         {
             if (!mapping.IsMapped)
             {
-                errno = mapping.TryPin();
+                errno = mapping.TryPin(kernel.Caller);
                 if (errno != Errno.Success)
                     break;
                 pinned.Add(mapping);

@@ -48,7 +48,12 @@ internal sealed partial class SourceRun
             if (decision.Step == ConvergenceStep.GiveUp)
                 throw new MigrationFailedException(decision.Reason);
             Decided(decision.Reason);
-            if (decision.Step == ConvergenceStep.SwitchOver)
+            if (decision.Step == ConvergenceStep.SwitchOver && pass.Index + 1 < _options.MaximumPasses && !IsReadyToStop())
+            {
+                // A device began anew since it was asked: what was sent of it is void, and it is given another pass.
+                Decided("The switchover waits: a device has new initial state to send.");
+            }
+            else if (decision.Step == ConvergenceStep.SwitchOver)
             {
                 _carried = lease;
                 return;
@@ -152,6 +157,10 @@ internal sealed partial class SourceRun
             }
         }
     }
+
+    /// <summary>Asked right before the stop, although all was drained before: a device can begin anew at any
+    /// time.</summary>
+    private bool IsReadyToStop() => _parts.TrueForAll(part => Estimate(part).InitialBytes == 0);
 
     private ulong EstimateState()
     {

@@ -69,6 +69,10 @@ public sealed class VfioMigration : IDisposable
         }
 
         lack = null;
+        // A device may begin anew while it is saved (new initial bytes), and says so only to who has asked for it. A
+        // kernel that does not know the question never does so.
+        if ((feature.Flags & VfioMigrationFlags.PreCopy) != 0)
+            device.Set(VfioDeviceFeatureIndex.MigPrecopyInfoV2);
         return new VfioMigration(device, feature.Flags);
     }
 
@@ -186,7 +190,10 @@ public sealed class VfioMigration : IDisposable
         }
     }
 
-    /// <summary>What is left to read while the device runs, in bytes; null when it can not tell (now).</summary>
+    /// <summary>
+    /// What is left to read while the device runs, in bytes; null when it can not tell (now). Initial bytes can go up
+    /// again: VFIO_PRECOPY_INFO_REINIT.
+    /// </summary>
     public PrecopyEstimate? GetPrecopyEstimate()
     {
         if (_stream is null)

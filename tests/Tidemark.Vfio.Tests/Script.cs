@@ -176,7 +176,9 @@ internal static class Script
         }
     }
 
-    public static void ExpectAbilities(this ScriptedKernel kernel, VfioMigrationFlags abilities) =>
+    /// <summary>What a device can do; one with PRE_COPY is then asked to tell of new initial bytes.</summary>
+    public static void ExpectAbilities(this ScriptedKernel kernel, VfioMigrationFlags abilities)
+    {
         kernel.ExpectFeature(VfioDeviceFeatureIndex.Migration, VfioDeviceFeatureFlags.Get, (_, payload) =>
         {
             if (abilities == VfioMigrationFlags.None)
@@ -184,6 +186,13 @@ internal static class Script
             BinaryPrimitives.WriteUInt64LittleEndian(payload, (ulong)abilities);
             return Errno.Success;
         });
+        if ((abilities & VfioMigrationFlags.PreCopy) != 0)
+        {
+            // Kernels before 7.3 do not know the question, and it does not matter.
+            kernel.ExpectFeature(
+                VfioDeviceFeatureIndex.MigPrecopyInfoV2, VfioDeviceFeatureFlags.Set, (_, _) => Errno.ENOTTY);
+        }
+    }
 
     /// <summary>One change of the migration state; the answer's descriptor is -1 unless one is given.</summary>
     public static void ExpectState(

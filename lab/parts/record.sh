@@ -24,14 +24,25 @@ SCRIPT
     return $status
 }
 
-# Areas in which one host says what another says too are kept once.
+# A case is kept once, from the first of these hosts that answered it: what several say alike is not read several times.
+# What an IOMMU tells of itself is kept of each host.
 lab_thin() { # FOLDER
-    local area
-    for area in destroy dispatch hwpt ioas-copy ioas-map ioas-unmap ioas options vfio-bind vfio-feature vfio-info vfio-irq attach; do
-        [ ! -e "$1/vtd-dirty/$area.txt" ] && [ ! -e "$1/mock/$area.txt" ] || rm -f "$1"/{mtty,legacy}/"$area.txt"
+    local profile_name file area seen=$1/seen
+    : >"$seen"
+    for profile_name in vtd-dirty mock legacy mtty; do
+        for file in "$1/$profile_name"/*.txt; do
+            [ -e "$file" ] || continue
+            area=$(basename "$file" .txt)
+            case $area in hw-info | iommu-kinds) continue ;; esac
+            awk -v seen="$seen" '
+                BEGIN { while ((getline name <seen) > 0) known[name] = 1; close(seen) }
+                $1 == "skipped" { if (!($2 in known)) print; next }
+                $1 == "case" { dropped = $2 in known; if (!dropped) print $2 >>seen }
+                !dropped { print }
+                $1 == "end" { dropped = 0 }
+            ' "$file" >"$file.new"
+            if grep -q '^case ' "$file.new"; then mv "$file.new" "$file"; else rm -f "$file.new" "$file"; fi
+        done
     done
-    rm -f "$1"/vtd-dirty/{legacy-*,mdev,mtty,migration-*,precopy-info}.txt "$1"/{mock,mtty}/legacy-*.txt
-    for area in destroy dispatch ioas-copy options; do
-        [ ! -e "$1/mock/$area.txt" ] || rm -f "$1/vtd-dirty/$area.txt"
-    done
+    rm -f "$seen"
 }

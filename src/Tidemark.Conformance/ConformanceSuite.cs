@@ -114,6 +114,8 @@ public static class ConformanceSuite
         TestDomainDirtyCases.AddTo(cases);
         TestDomainNestedCases.AddTo(cases);
         TestDomainFaultCases.AddTo(cases);
+        TestDomainViommuCases.AddTo(cases);
+        TestDomainQueueCases.AddTo(cases);
         TestDomainPasidCases.AddTo(cases);
         DmaBufCases.AddTo(cases);
         return cases;

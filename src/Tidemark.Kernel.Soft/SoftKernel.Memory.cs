@@ -129,6 +129,19 @@ public sealed partial class SoftKernel
             : _host.Madvise(address, byteLength, RemovePages);
     }
 
+    /// <summary>Memory of the kernel's own, of zeros, with a reference; null: none can be had.</summary>
+    internal MemoryObject? TryCreateMemory(ulong byteLength)
+    {
+        SyscallResult created = _host.MemfdCreate("tidemark kernel", MemfdFlags.CloseOnExec);
+        if (!created.Succeeded)
+            return null;
+        var memory = new MemoryObject(_host, Physical, (int)created.Value, isAnonymous: false);
+        if (memory.Truncate(memory.HostFd, byteLength).Succeeded)
+            return memory;
+        memory.Release();
+        return null;
+    }
+
     private SyscallResult MapAnonymous(ulong byteLength, MemoryProtection protection, MapFlags flags)
     {
         // A memfd underneath, shared, so that pinned pages outlive the mapping.
@@ -158,14 +171,17 @@ public sealed partial class SoftKernel
         try
         {
             SyscallResult resolved = file.File.ResolveMmap(
-                byteLength, protection, offset, out int hostFd, out ulong hostOffset);
+                byteLength, protection, offset, out int hostFd, out ulong hostOffset, out IMappingOwner? owner);
             // A file that can be mapped at all wants it shared: there are no private copies of a device's memory.
-            if (resolved.Errno != Errno.ENODEV && (flags & MapFlags.Shared) == 0)
-                return SyscallResult.Fail(Errno.EINVAL);
-            // Device memory: neither pinnable nor a place for arguments, like VM_PFNMAP.
-            return resolved.Succeeded
-                ? User.Map(byteLength, protection, flags, hostFd, hostOffset, memory: null)
-                : resolved;
+            SyscallResult result = resolved.Errno != Errno.ENODEV && (flags & MapFlags.Shared) == 0
+                ? SyscallResult.Fail(Errno.EINVAL)
+                // Device memory: neither pinnable nor a place for arguments, like VM_PFNMAP.
+                : resolved.Succeeded
+                    ? User.Map(byteLength, protection, flags, hostFd, hostOffset, memory: null, owner)
+                    : resolved;
+            if (!result.Succeeded)
+                owner?.RemoveMapping();
+            return result;
         }
         finally
         {

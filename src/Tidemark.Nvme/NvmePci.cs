@@ -110,9 +110,6 @@ public static class ExpressCapability
     /// <summary>Device control: 16 bits at offset 8.</summary>
     public const int ControlOffset = 8;
 
-    /// <summary>Relaxed ordering and no-snoop allowed, reads of at most 512 bytes.</summary>
-    public const ushort ControlInitial = 0x2810;
-
     /// <summary>Error reporting, relaxed ordering, no-snoop, and the size of reads; payloads are 128 bytes.</summary>
     public const ushort ControlWritable = 0x781f;
 

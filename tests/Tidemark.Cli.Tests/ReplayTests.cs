@@ -6,7 +6,7 @@ namespace Tidemark.Cli.Tests;
 public sealed class ReplayTests
 {
     /// <summary>Cases in the repository's recordings, at least.</summary>
-    private const int RecordedCases = 3000;
+    private const int RecordedCases = 2900;
 
     private static readonly string s_recordings =
         Path.Combine(CommandLine.Root, "tests/Tidemark.Conformance.Tests/Recordings");

@@ -143,16 +143,6 @@ public sealed class DivergenceTests
     }
 
     [Fact]
-    public void What_a_test_device_caches_stays_what_it_was()
-    {
-        const uint Value = 0xBA_DDAD;
-        Assert.True(TestDomainDevice.CacheHolds(0, Value));
-        Assert.True(TestDomainDevice.CacheHolds(3, Value));
-        Assert.False(TestDomainDevice.CacheHolds(0, 0));
-        Assert.False(TestDomainDevice.CacheHolds(4, Value));
-    }
-
-    [Fact]
     public void What_mtty_leaves_to_chance_is_zero()
     {
         using var mtty = new MttyFixture();

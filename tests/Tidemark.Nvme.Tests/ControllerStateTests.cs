@@ -97,10 +97,10 @@ public sealed class ControllerStateTests : IDisposable
         Assert.Equal([15, 0, 15, 0], bytes);
         registers.WriteByPeer(NvmeRegister.Configuration, BitConverter.GetBytes(ControllerConfiguration.Usual.Value));
         Assert.Equal(ControllerStatus.ReadyBit, harness.Read32(NvmeRegister.Status));
-        registers.WriteByPeer(NvmeRegister.SubmissionDoorbell(0, 4), [255, 0, 0, 0]);
         harness.Submit(0, new SubmissionEntry { Opcode = 0x0c });
-        // The other device's value was no entry of the queue.
-        Assert.Equal(0x0001_0100u, harness.WaitFor(0).Result);
+        // A doorbell of a queue that is not there, which the request of an event hears of.
+        registers.WriteByPeer(NvmeRegister.SubmissionDoorbell(5, 4), [1, 0, 0, 0]);
+        Assert.Equal(0x0001_0000u, harness.WaitFor(0).Result);
     }
 
     [Fact]

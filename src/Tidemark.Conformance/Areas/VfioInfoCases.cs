@@ -119,7 +119,7 @@ internal static class VfioInfoCases
             run.Equal(2ul, run.Device.ReadRegion(VfioPciRegionIndex.Config, 4, 2) & 2, "the memory bit");
             run.Answers(
                 run.Kernel.Pread(
-                    run.Device.File.Number, new byte[4], run.Device.OffsetOf(VfioPciRegionIndex.Bar0)).Errno,
+                    run.Device.File.Number, new byte[4], run.Device.OffsetOf(VfioPciRegionIndex.Bar0) + 8).Errno,
                 run.Device.SizeOf(VfioPciRegionIndex.Bar0) == 0 ? Errno.EINVAL : Errno.Success, "reading BAR0");
         });
         table.Add("config.survives-reset", "kernel behaviour: a reset leaves the command register as it was", run =>
@@ -216,10 +216,9 @@ internal static class VfioInfoCases
         ulong next = run.Device.ReadRegion(VfioPciRegionIndex.Config, 0x34, 1);
         for (int count = 0; next >= 0x40 && count < 48; count++)
         {
-            ulong header = run.Device.ReadRegion(VfioPciRegionIndex.Config, next, 2);
-            if ((header & 0xFF) == id)
+            if (run.Device.ReadRegion(VfioPciRegionIndex.Config, next, 1) == id)
                 return next;
-            next = header >> 8;
+            next = run.Device.ReadRegion(VfioPciRegionIndex.Config, next + 1, 1);
         }
 
         throw CaseRun.NotApplicable($"The device has no capability 0x{id:x2}.");

@@ -23,6 +23,7 @@ internal enum TestOperation : uint
     CheckIotlb = 14,
     TriggerFault = 15,
     CheckDeviceCache = 16,
+    TriggerEvent = 17,
     AttachPasid = 18,
     ReplacePasid = 19,
     DetachPasid = 20,

@@ -20,6 +20,12 @@ internal sealed class TestRig
     public const IommuHwptDataType NestedData = (IommuHwptDataType)0xDEAD;
     public const IommuHwptInvalidateDataType Invalidation = (IommuHwptInvalidateDataType)0xDEAD_BEEF;
     public const uint IotlbValue = 0xBAD_BEEF;
+    public const IommuViommuType Viommu = (IommuViommuType)0xDEAD_BEEF;
+    public const IommuVeventqType Events = (IommuVeventqType)0xBEEF_BEEF;
+    public const IommuHwQueueType Queue = (IommuHwQueueType)0xDEAD_BEEF;
+
+    /// <summary>What a device caches at first.</summary>
+    public const uint CacheValue = 0xBA_DDAD;
 
     private readonly CaseRun _run;
 
@@ -169,6 +175,22 @@ internal sealed class TestRig
     {
         TestCommand command = TestCommand.Create(TestOperation.CheckIotlb, hwpt);
         command.Word0 = TestCommand.Pair(entry, value);
+        return Call(ref command);
+    }
+
+    /// <summary>EINVAL: the device caches something else there.</summary>
+    public Errno CheckCache(uint device, uint entry, uint value)
+    {
+        TestCommand command = TestCommand.Create(TestOperation.CheckDeviceCache, device);
+        command.Word0 = TestCommand.Pair(entry, value);
+        return Call(ref command);
+    }
+
+    /// <summary>An event of a device for the guest that knows it by a number.</summary>
+    public Errno TriggerEvent(uint device)
+    {
+        TestCommand command = TestCommand.Create(TestOperation.TriggerEvent, 0);
+        command.Word0 = device;
         return Call(ref command);
     }
 

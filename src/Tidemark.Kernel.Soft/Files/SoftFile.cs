@@ -34,6 +34,16 @@ internal abstract class SoftFile
         return SyscallResult.Fail(Errno.ENODEV);
     }
 
+    /// <summary>As above, for files of which something stays while it is mapped.</summary>
+    /// <param name="owner">Has one mapping more, which the caller makes or takes back; null: nobody counts.</param>
+    public virtual SyscallResult ResolveMmap(
+        ulong byteLength, MemoryProtection protection, ulong offset, out int hostFd, out ulong hostOffset,
+        out IMappingOwner? owner)
+    {
+        owner = null;
+        return ResolveMmap(byteLength, protection, offset, out hostFd, out hostOffset);
+    }
+
     /// <summary>What poll finds. A file without an opinion can always be read and written.</summary>
     public virtual PollEvents Ready => PollEvents.In | PollEvents.Out;
 

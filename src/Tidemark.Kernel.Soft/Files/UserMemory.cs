@@ -35,8 +35,10 @@ internal sealed partial class UserMemory(IKernel host) : IDisposable
     /// Maps and remembers. <paramref name="memory"/>: what lies behind, or null for memory that can be neither pinned
     /// nor pointed to (ordinary files, device regions); the region takes its own reference.
     /// </summary>
+    /// <param name="owner">Has counted this mapping already, if it succeeds.</param>
     public SyscallResult Map(
-        ulong byteLength, MemoryProtection protection, MapFlags flags, int hostFd, ulong offset, MemoryObject? memory)
+        ulong byteLength, MemoryProtection protection, MapFlags flags, int hostFd, ulong offset, MemoryObject? memory,
+        IMappingOwner? owner = null)
     {
         if (byteLength == 0)
             return SyscallResult.Fail(Errno.EINVAL);
@@ -51,7 +53,7 @@ internal sealed partial class UserMemory(IKernel host) : IDisposable
                 return mapped;
             memory?.AddReference();
             ulong start = unchecked((ulong)mapped.Value);
-            _regions.Insert(FirstAbove(start), new Region(start, start + rounded, protection, memory, offset));
+            _regions.Insert(FirstAbove(start), new Region(start, start + rounded, protection, memory, offset, owner));
             return mapped;
         }
         finally
@@ -69,7 +71,23 @@ internal sealed partial class UserMemory(IKernel host) : IDisposable
             return SyscallResult.Fail(Errno.EINVAL);
         }
 
-        ulong end = address + RoundUp(byteLength);
+        // Told when the lock is free: what goes with the last mapping may take others.
+        var left = new List<(IMappingOwner Owner, int Pieces)>();
+        SyscallResult result = Unmap(address, address + RoundUp(byteLength), left);
+        foreach ((IMappingOwner owner, int pieces) in left)
+        {
+            if (pieces == 2)
+                owner.AddMapping();
+            else if (pieces == 0)
+                owner.RemoveMapping();
+        }
+
+        return result;
+    }
+
+    /// <param name="left">Gets the owners of mappings that were cut, and how many pieces are left of each.</param>
+    private SyscallResult Unmap(ulong address, ulong end, List<(IMappingOwner Owner, int Pieces)> left)
+    {
         _gate.EnterWriteLock();
         try
         {
@@ -88,6 +106,8 @@ internal sealed partial class UserMemory(IKernel host) : IDisposable
                 SyscallResult unmapped = host.Munmap(from, to - from);
                 if (!unmapped.Succeeded)
                     return unmapped;
+                if (region.Owner is IMappingOwner owner)
+                    left.Add((owner, (region.Start < from ? 1 : 0) + (to < region.End ? 1 : 0)));
                 index = Cut(index, region, from, to);
             }
 
@@ -222,5 +242,6 @@ internal sealed partial class UserMemory(IKernel host) : IDisposable
 
     /// <summary>A mapped range, its end excluded, and where it shows its object.</summary>
     private readonly record struct Region(
-        ulong Start, ulong End, MemoryProtection Protection, MemoryObject? Memory, ulong Offset);
+        ulong Start, ulong End, MemoryProtection Protection, MemoryObject? Memory, ulong Offset,
+        IMappingOwner? Owner);
 }

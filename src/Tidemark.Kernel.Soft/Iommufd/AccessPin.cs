@@ -1,4 +1,5 @@
 using Tidemark.Kernel.Soft.Files;
+using Tidemark.Memory;
 
 namespace Tidemark.Kernel.Soft.Iommufd;
 
@@ -28,6 +29,27 @@ internal sealed class AccessPin(ulong iova, ulong byteLength)
 
     /// <summary>The memory, from the page of the first address to the page of the last.</summary>
     public IReadOnlyList<PinnedExtent> Extents => _extents;
+
+    /// <summary>Each page lies behind the one before it.</summary>
+    public bool IsContiguous
+    {
+        get
+        {
+            ulong? next = null;
+            foreach (PinnedExtent extent in _extents)
+            {
+                for (ulong done = 0; done < extent.ByteLength; done += GuestPage.Size)
+                {
+                    ulong physical = extent.Object.PhysicalAddress(extent.Offset + done);
+                    if (next is not null && physical != next)
+                        return false;
+                    next = physical + GuestPage.Size;
+                }
+            }
+
+            return true;
+        }
+    }
 
     /// <summary>Adds a part whose pages are pinned.</summary>
     /// <param name="firstPage">First page in the page set's own terms.</param>

@@ -37,6 +37,9 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
     /// <summary>The kernel's own test device; null: a real one.</summary>
     public TestDomainDevice? TestDevice { get; init; }
 
+    /// <summary>What it is behind a vIOMMU; null: nothing.</summary>
+    public Vdevice? Vdevice { get; set; }
+
     /// <summary>log2 of the number of PASIDs, as GET_HW_INFO tells it.</summary>
     public byte PasidBits => TestDevice?.PasidBits ?? 0;
 
@@ -87,6 +90,12 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
                 return;
             _unbound = true;
             DetachAll();
+            if (Vdevice is Vdevice vdevice)
+            {
+                _context.Objects.Bury(vdevice);
+                vdevice.Destroy();
+            }
+
             _context.Objects.Remove(this);
             Users = 0;
             Port.Disclaim();
@@ -206,6 +215,8 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
     private Errno CheckDevice(AttachableTable table) => table switch
     {
         Hwpt hwpt when hwpt.Suits(Port.Driver) => Errno.Success,
+        NestedHwpt { Viommu: Viommu viommu } when TestDevice is not null && !viommu.TryFindNumber(this, out _) =>
+            Errno.ENOENT,
         NestedHwpt when TestDevice is not null => Errno.Success,
         _ => Errno.EINVAL,
     };
@@ -255,6 +266,8 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
         else
             table.Users++;
         _attached[pasid] = table;
+        if (pasid == 0)
+            TestDevice?.OnMoved((table as NestedHwpt)?.Viommu);
         if (previous is not null)
             Leave(pasid, previous, sameSpace);
     }
@@ -264,9 +277,15 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
         if (!_attached.Remove(pasid, out AttachableTable? previous))
             return;
         if (pasid == 0)
+        {
             Port.SetTable(null);
+            TestDevice?.OnMoved(null);
+        }
         else
+        {
             TestDevice?.OnPasidBlocked(pasid);
+        }
+
         Leave(pasid, previous, sameSpace: false);
     }
 

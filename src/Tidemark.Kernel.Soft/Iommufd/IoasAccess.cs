@@ -21,6 +21,7 @@ internal sealed class IoasAccess : IommuObject
     public const int Reminders = 100;
 
     private readonly IommufdContext _context;
+    private readonly bool _holdsContext;
     private readonly List<AccessPin> _pins = [];
     private Ioas? _ioas;
     private bool _moving;
@@ -28,9 +29,11 @@ internal sealed class IoasAccess : IommuObject
 
     /// <param name="owner">Null: an access of the context itself, whose pins lock what they pin: EBUSY to unmap.</param>
     /// <param name="pinsPages">It may pin, and so works in whole pages.</param>
-    public IoasAccess(IommufdContext context, IIoasAccessOwner? owner, bool pinsPages)
+    /// <param name="holdsContext">The context lives until the access is closed, and has one reference for it.</param>
+    public IoasAccess(IommufdContext context, IIoasAccessOwner? owner, bool pinsPages, bool holdsContext = true)
     {
         _context = context;
+        _holdsContext = holdsContext;
         Owner = owner;
         Alignment = pinsPages ? GuestPage.Size : 1UL;
         // Its maker holds it: DESTROY of its id is EBUSY.
@@ -79,7 +82,8 @@ internal sealed class IoasAccess : IommuObject
             Users = 0;
         }
 
-        _context.Drop();
+        if (_holdsContext)
+            _context.Drop();
     }
 
     public override void Destroy() => MoveTo((Ioas?)null);

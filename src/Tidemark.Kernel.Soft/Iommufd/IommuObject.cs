@@ -45,6 +45,9 @@ internal sealed class IommuObjectTable
         _free.Add(item.Id);
     }
 
+    /// <summary>As <see cref="Remove"/>, but nothing gets its id again.</summary>
+    public void Bury(IommuObject item) => _slots[(int)item.Id] = null;
+
     public IommuObject? Find(uint id) => id < (uint)_slots.Count ? _slots[(int)id] : null;
 
     public T? Find<T>(uint id)

@@ -23,6 +23,8 @@ internal sealed partial class IommufdContext
                 return AllocatePaging(ioas, device, ref command);
             case Hwpt parent:
                 return AllocateNested(parent, device, ref command);
+            case Viommu viommu:
+                return AllocateNested(viommu, device, ref command);
             default:
                 return Errno.EINVAL;
         }
@@ -108,38 +110,15 @@ internal sealed partial class IommufdContext
             return Errno.EOPNOTSUPP;
         if (entries != 0 && (command.DataUptr == 0 || command.EntryLen is 0 or > LargestEntry || entries > MostEntries))
             return Errno.EINVAL;
-        // Only nested tables have something to invalidate; vIOMMUs would too.
-        if (Objects.Find(command.HwptId) is not NestedHwpt nested)
-            return Objects.Find(command.HwptId) is null ? Errno.ENOENT : Errno.EINVAL;
         ulong data = command.DataUptr;
         uint length = command.EntryLen;
-        return nested.Invalidate(
-            command.DataType, entries, length,
-            (index, entry) => User.TryCopyIn(unchecked(data + (ulong)index * length), entry), out command.EntryNum);
-    }
-
-    /// <summary>The unit's driver has no virtual IOMMUs; so no id is one, and what hangs on one is ENOENT.</summary>
-    private Errno AllocateViommu(ref IommuViommuAlloc command)
-    {
-        if (command.Flags != 0 || command.Type == IommuViommuType.Default)
-            return Errno.EOPNOTSUPP;
-        return Objects.Find<BoundDevice>(command.DevId) is null ? Errno.ENOENT : Errno.EOPNOTSUPP;
-    }
-
-    private static Errno RefuseEventQueue(ref IommuVeventqAlloc command)
-    {
-        const uint Deepest = 1 << 19;
-        if (command.Flags != 0 || command.Reserved != 0 || command.Type == IommuVeventqType.Default)
-            return Errno.EOPNOTSUPP;
-        return command.VeventqDepth is 0 or > Deepest ? Errno.EINVAL : Errno.ENOENT;
-    }
-
-    private static Errno RefuseHardwareQueue(ref IommuHwQueueAlloc command)
-    {
-        if (command.Flags != 0 || command.Type == IommuHwQueueType.Default)
-            return Errno.EOPNOTSUPP;
-        if (command.Length == 0)
-            return Errno.EINVAL;
-        return command.NestingParentIova > ulong.MaxValue - (command.Length - 1) ? Errno.EOVERFLOW : Errno.ENOENT;
+        NestedHwpt.EntryReader read = (index, entry) => User.TryCopyIn(unchecked(data + (ulong)index * length), entry);
+        return Objects.Find(command.HwptId) switch
+        {
+            NestedHwpt nested => nested.Invalidate(command.DataType, entries, length, read, out command.EntryNum),
+            Viommu viommu => viommu.Invalidate(command.DataType, entries, length, read, out command.EntryNum),
+            null => Errno.ENOENT,
+            _ => Errno.EINVAL,
+        };
     }
 }

@@ -20,13 +20,16 @@ internal sealed class IommufdFile(SoftKernel kernel, bool isContainer) : SoftFil
             ? SyscallResult.Fail(Errno.EFAULT)
             : Context.CompatibilityIoctl(request, argument);
 
-    /// <summary>Only a vIOMMU has something to map, and there is none.</summary>
+    /// <summary>Only a vIOMMU has something to map.</summary>
     public override SyscallResult ResolveMmap(
-        ulong byteLength, MemoryProtection protection, ulong offset, out int hostFd, out ulong hostOffset)
+        ulong byteLength, MemoryProtection protection, ulong offset, out int hostFd, out ulong hostOffset,
+        out IMappingOwner? owner)
     {
-        hostFd = -1;
+        SyscallResult resolved = Context.ResolveMmap(
+            byteLength, protection, offset, out MemoryObject? page, out owner);
+        hostFd = page?.HostFd ?? -1;
         hostOffset = 0;
-        return SyscallResult.Fail(Errno.ENXIO);
+        return resolved;
     }
 
     public override void Release() => Context.Drop();
@@ -104,13 +107,13 @@ internal sealed partial class IommufdContext
             0x90 => Run<IommuViommuAlloc>(argument, IommuViommuAlloc.MinimumSize,
                 static (context, ref command) => context.AllocateViommu(ref command)),
             0x91 => Run<IommuVdeviceAlloc>(argument, IommuVdeviceAlloc.MinimumSize,
-                static (_, ref _) => Errno.ENOENT),
+                static (context, ref command) => context.AllocateVdevice(ref command)),
             0x92 => Run<IommuIoasChangeProcess>(argument, IommuIoasChangeProcess.MinimumSize,
                 static (context, ref command) => context.ChangeProcess(ref command)),
             0x93 => Run<IommuVeventqAlloc>(argument, IommuVeventqAlloc.MinimumSize,
-                static (_, ref command) => RefuseEventQueue(ref command)),
+                static (context, ref command) => context.AllocateEventQueue(ref command)),
             0x94 => Run<IommuHwQueueAlloc>(argument, IommuHwQueueAlloc.MinimumSize,
-                static (_, ref command) => RefuseHardwareQueue(ref command)),
+                static (context, ref command) => context.AllocateHardwareQueue(ref command)),
             _ => Run<IommuIoasNoiommuGetPa>(argument, IommuIoasNoiommuGetPa.MinimumSize,
                 static (context, ref command) => context.GetPhysical(ref command)),
         };

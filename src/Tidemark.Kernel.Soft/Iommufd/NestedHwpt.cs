@@ -52,22 +52,36 @@ internal sealed class NestedHwpt : AttachableTable
     private const int EntryBytes = 8;
 
     private readonly uint[] _iotlb = new uint[IotlbEntries];
+    private readonly IommuObject _holder;
 
     /// <param name="parent">Is used until the nested table goes.</param>
     /// <param name="value">What each entry holds at first.</param>
     public NestedHwpt(Hwpt parent, uint value)
+        : this(parent, parent, value)
+    {
+    }
+
+    /// <param name="viommu">Is used until the nested table goes, and through it its parent.</param>
+    public NestedHwpt(Viommu viommu, uint value)
+        : this(viommu.Parent, viommu, value) => Viommu = viommu;
+
+    private NestedHwpt(Hwpt parent, IommuObject holder, uint value)
     {
         Paging = parent;
-        parent.Users++;
+        _holder = holder;
+        holder.Users++;
         Array.Fill(_iotlb, value);
     }
+
+    /// <summary>Made for devices that have a number there; null: for any.</summary>
+    public Viommu? Viommu { get; }
 
     public override Hwpt Paging { get; }
 
     public override void Destroy()
     {
         base.Destroy();
-        Paging.Users--;
+        _holder.Users--;
     }
 
     /// <summary>The guest's table translates nothing, so DMA is blocked.</summary>

@@ -19,8 +19,9 @@ internal enum TestDeviceFlags : uint
 /// </summary>
 internal sealed class TestDomainDevice : IommuObject
 {
+    public const int CacheEntries = 4;
+
     private const byte Width = 20;
-    private const int CacheEntries = 4;
     private const uint CacheValue = 0xBA_DDAD;
 
     /// <summary>
@@ -32,13 +33,14 @@ internal sealed class TestDomainDevice : IommuObject
     private static readonly SoftIommuUnit s_tracking = new("test") { Kind = SoftIommuKind.TestDomain };
     private static readonly SoftIommuUnit s_plain = s_tracking with { DirtyTracking = false };
 
+    private readonly uint[] _cache = new uint[CacheEntries];
     private bool _failsNext;
 
     public TestDomainDevice(IommufdContext context, PhysicalMemory physical, TestDeviceFlags flags)
     {
         PasidBits = (flags & TestDeviceFlags.Pasid) != 0 ? Width : (byte)0;
         SoftIommuUnit unit = (flags & TestDeviceFlags.NoDirtyTracking) != 0 ? s_plain : s_tracking;
-        // FIDELITY: what the device caches can not change without a vIOMMU.
+        Array.Fill(_cache, CacheValue);
         Device = new BoundDevice(context, new DevicePort(unit, physical), holdsContext: false) { TestDevice = this };
     }
 
@@ -46,7 +48,31 @@ internal sealed class TestDomainDevice : IommuObject
 
     public byte PasidBits { get; }
 
-    public static bool CacheHolds(uint entry, uint value) => entry < CacheEntries && value == CacheValue;
+    /// <summary>The vIOMMU of the table that it is attached to, and its number there; null and 0: none.</summary>
+    public Viommu? Viommu { get; private set; }
+
+    public ulong Number { get; private set; }
+
+    public bool CacheHolds(uint entry, uint value) => entry < CacheEntries && _cache[entry] == value;
+
+    /// <summary>An entry of the cache, or all, hold nothing any more.</summary>
+    public void Invalidate(uint? entry)
+    {
+        if (entry is uint one)
+            _cache[one] = 0;
+        else
+            Array.Clear(_cache);
+    }
+
+    /// <summary>Attached to a table of a vIOMMU where it has a number, or to something else.</summary>
+    public void OnMoved(Viommu? viommu)
+    {
+        ulong number = 0;
+        viommu?.TryFindNumber(Device, out number);
+        // Between tables of one vIOMMU nothing is looked up again.
+        if (!ReferenceEquals(viommu, Viommu))
+            (Viommu, Number) = (viommu, number);
+    }
 
     public Errno CheckPasid(uint pasid)
     {

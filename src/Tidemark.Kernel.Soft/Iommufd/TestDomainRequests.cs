@@ -93,11 +93,10 @@ internal sealed partial class IommufdContext
                 return TriggerFault(ref command);
             case TestDomainOperation.CheckDeviceCache:
                 return Objects.Find<BoundDevice>(command.Id) is not BoundDevice cached ? Errno.ENOENT
-                    : cached.TestDevice is not null && TestDomainDevice.CacheHolds(command.First, command.Second)
+                    : cached.TestDevice?.CacheHolds(command.First, command.Second) == true
                         ? Errno.Success : Errno.EINVAL;
             case TestDomainOperation.TriggerEvent:
-                // Without a vIOMMU there is nobody to tell, whether the device exists or not.
-                return Errno.ENOENT;
+                return TriggerEvent(command.First);
             case TestDomainOperation.ReplaceDevice:
                 return ReplaceTestDevice(ref command);
             case TestDomainOperation.AttachPasid or TestDomainOperation.ReplacePasid:

@@ -6,7 +6,8 @@ namespace Tidemark.Kernel.Recording;
 /// <summary>Where descriptors stand in the arguments of requests.</summary>
 /// <remarks>
 /// Offsets are those of the uAPI headers. IOMMU_TEST_CMD is in none: its layout is that of Linux's
-/// drivers/iommu/iommufd/iommufd_test.h, operations 5 to 8 and 11 of which name an access by its descriptor.
+/// drivers/iommu/iommufd/iommufd_test.h, operations 5 to 8 and 11 of which name an access by its descriptor, and 23 a
+/// dma-buf.
 /// </remarks>
 internal static class ArgumentDescriptors
 {
@@ -26,7 +27,15 @@ internal static class ArgumentDescriptors
     public static IEnumerable<int> Given(TracedKind kind, uint request, byte[] argument)
     {
         if (kind == TracedKind.Iommufd && request == TestCommand)
-            return TestOperation(argument) is 6 or 7 or 8 or 11 ? [8] : [];
+        {
+            return TestOperation(argument) switch
+            {
+                6 or 7 or 8 or 11 => [8],
+                23 => [16],
+                _ => [],
+            };
+        }
+
         return TraceIoctl.NameOf(kind, request) switch
         {
             "IOMMU_IOAS_MAP_FILE" => [12],

@@ -34,6 +34,8 @@ public sealed class IommufdFuzzTests
         [
             0, 1, 2, 3, 4, 4095, 4096, Iova, 0x1000, 1 << 20, memory.Address.Value, memory.Address.Value + 8192,
             ulong.MaxValue, ulong.MaxValue - 4095, 1UL << 48, 1UL << 63, 0xFEE00000, 0x1000000, 1 << 20 | 1,
+            // The types of virtual IOMMUs and of their events.
+            0xDEAD_BEEF, 0xBEEF_BEEF, 0xDEAD_BEEF_0000_0000, 0xDEAD,
         ];
         byte[] argument = new byte[72];
         for (int step = 0; step < Requests; step++)

@@ -100,8 +100,6 @@ internal sealed class NvmePciConfig
         BinaryPrimitives.WriteUInt32LittleEndian(
             express[ExpressCapability.CapabilitiesOffset..],
             ExpressCapability.RoleBasedErrors | (_description.Resettable ? ExpressCapability.FunctionReset : 0));
-        BinaryPrimitives.WriteUInt16LittleEndian(
-            express[ExpressCapability.ControlOffset..], ExpressCapability.ControlInitial);
     }
 
     public void Read(int offset, Span<byte> into) => _bytes.AsSpan(offset, into.Length).CopyTo(into);

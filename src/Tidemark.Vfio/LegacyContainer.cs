@@ -174,12 +174,26 @@ public sealed class LegacyContainer : DmaContainer
     protected override void DetachLocked(Attachment attachment, Action<IDirtyTable>? salvage)
     {
         VfioDevice device = attachment.Device;
-        bool last = AttachmentsLocked.Count == 0;
-        if (last && Table is { IsTracking: true } table)
-            salvage?.Invoke(table);
+        // ORDER: closing blocks the device's DMA, then its last bits are read, then its group goes, and with the last
+        // group the bitmaps.
         device.Dispose();
-        if (_groups.Find(group => group.Devices.Remove(device)) is { } left)
-            LeaveIfEmpty(left);
+        try
+        {
+            if (AttachmentsLocked.Count == 0 && Table is { IsTracking: true } table)
+                salvage?.Invoke(table);
+        }
+        finally
+        {
+            GiveGroupBack(device);
+        }
+    }
+
+    protected override void AbandonLocked(VfioDevice device)
+    {
+        if (!_groups.Exists(group => group.Devices.Contains(device)))
+            return;
+        device.Dispose();
+        GiveGroupBack(device);
     }
 
     protected override void MapLocked(Iova iova, MemorySlot part, KernelFd memoryFile, DmaAccess access)
@@ -331,6 +345,12 @@ public sealed class LegacyContainer : DmaContainer
         Table = info.DirtyPageSize == GuestPage.Size && info.MaximumBitmapLength != 0
             ? new Type1Table(_container, info.MaximumBitmapLength)
             : null;
+    }
+
+    private void GiveGroupBack(VfioDevice device)
+    {
+        if (_groups.Find(group => group.Devices.Remove(device)) is { } left)
+            LeaveIfEmpty(left);
     }
 
     private void LeaveIfEmpty(Group group)

@@ -140,6 +140,7 @@ public sealed class LegacyContainer : DmaContainer
                 {
                     Errno.ENODEV => "It is not bound to a VFIO driver: bind it to vfio-pci or its vendor's.",
                     Errno.EBUSY => "Somebody uses the device already.",
+                    Errno.EACCES => "It is a virtual function whose physical function asks for a VF token.",
                     _ => null,
                 });
             }
@@ -320,8 +321,19 @@ public sealed class LegacyContainer : DmaContainer
 
             Span<byte> argument = stackalloc byte[sizeof(int)];
             BinaryPrimitives.WriteInt32LittleEndian(argument, _container.Number);
-            kernel.Ioctl(group.Fd.Number, VfioRequests.GroupSetContainer.Value, argument)
-                .ThrowIfFailed($"Putting group {number} into the container");
+            SyscallResult joined = kernel.Ioctl(group.Fd.Number, VfioRequests.GroupSetContainer.Value, argument);
+            if (!joined.Succeeded)
+            {
+                throw new KernelException($"Putting group {number} into the container", joined.Errno, joined.Errno switch
+                {
+                    Errno.EINVAL => "The group is in another container, or its IOMMU does not fit those of the others.",
+                    Errno.EPERM => "Another device of the group is bound to a driver of the host; bind all of them to VFIO "
+                        + "drivers.",
+                    Errno.EBUSY => "A device of the group belongs to a driver of the kernel or of another user.",
+                    _ => null,
+                });
+            }
+
             if (_groups.Count == 0)
                 StartType1();
         }

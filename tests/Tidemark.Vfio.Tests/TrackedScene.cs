@@ -1,5 +1,6 @@
 using Tidemark.Kernel;
 using Tidemark.Machine.Assignment;
+using Tidemark.Machine.Viommu;
 using Tidemark.Memory;
 
 namespace Tidemark.Vfio.Tests;
@@ -26,8 +27,9 @@ internal sealed class TrackedScene : IDisposable
     private readonly Dictionary<int, AdminQueue> _queues = [];
     private readonly Stack<IDisposable> _owned = new();
 
+    /// <param name="viommu">Mappings are made at a virtual IOMMU.</param>
     public TrackedScene(SoftRig rig, Backend backend, int[] numbers, bool hugePages = false,
-        Func<int, AssignmentOptions>? options = null)
+        Func<int, AssignmentOptions>? options = null, bool viommu = false)
     {
         Rig = rig;
         try
@@ -36,10 +38,17 @@ internal sealed class TrackedScene : IDisposable
             Devices = numbers.ToDictionary(
                 number => number,
                 number => Own(rig.Assign(Container, number, options?.Invoke(number) ?? AssignmentOptions.Default)));
+            if (viommu)
+            {
+                Endpoint = new GuestIommu().Add("all", Container, rig.Memory, rig.MemoryFile);
+                Endpoint.SetMode(EndpointMode.Translated);
+            }
+
             Map(0, 0, WindowStart);
             Tracking = Own(AssignmentTracking.Create(rig.Faults, [.. Devices.Values]));
             Tracker = new DirtyTracker(rig.Memory.SpanPages, Tracking.Sources);
             Tracking.Connect(Tracker);
+            Endpoint?.Connect(Tracking);
             foreach (int number in numbers)
                 Drive(number);
             Tracker.Start();
@@ -59,6 +68,8 @@ internal sealed class TrackedScene : IDisposable
 
     public Dictionary<int, AssignedDevice> Devices { get; }
 
+    public GuestIommuEndpoint? Endpoint { get; }
+
     public AssignmentTracking Tracking { get; }
 
     public DirtyTracker Tracker { get; }
@@ -66,11 +77,24 @@ internal sealed class TrackedScene : IDisposable
     public static ulong WindowIova(ulong page) => (1UL << 33) + (page << GuestPage.Shift);
 
     /// <summary>Maps guest memory somewhere.</summary>
-    public void Map(ulong iova, ulong guest, ulong byteLength) =>
-        Container.Map(new Iova(iova), Rig.Memory.Cut(new GuestPhysicalAddress(guest), byteLength), Rig.MemoryFile);
+    public void Map(ulong iova, ulong guest, ulong byteLength)
+    {
+        if (Endpoint is not null)
+            Endpoint.Map(new Iova(iova), new GuestPhysicalAddress(guest), byteLength);
+        else
+            Container.Map(new Iova(iova), Rig.Memory.Cut(new GuestPhysicalAddress(guest), byteLength), Rig.MemoryFile);
+    }
 
     /// <summary>Maps the window far above guest memory.</summary>
     public void MapWindow() => Map(WindowIova(0), WindowStart, WindowLength);
+
+    public void UnmapWindow()
+    {
+        if (Endpoint is not null)
+            Endpoint.Unmap(Window.First);
+        else
+            Tracking.Unmap(Container, Window);
+    }
 
     public IovaRange Window => IovaRange.FromLength(new Iova(WindowIova(0)), WindowLength);
 
@@ -78,15 +102,27 @@ internal sealed class TrackedScene : IDisposable
     public AssignedDevice Join(int number, AssignmentOptions? options = null)
     {
         AssignedDevice device = Own(Rig.Assign(Container, number, options ?? AssignmentOptions.Default));
-        Tracking.Join(device);
+        try
+        {
+            Tracking.Join(device);
+        }
+        catch
+        {
+            device.Dispose();
+            throw;
+        }
+
         Devices.Add(number, device);
         Drive(number);
         return device;
     }
 
-    /// <summary>Gives the device its driver, anew after a reset.</summary>
-    public void Drive(int number) =>
-        _queues[number] = new AdminQueue(Devices[number].Device, Rig.Memory, (ulong)number << 19);
+    /// <summary>Gives the device its driver, anew after a reset. No call of the driver's is ever made to fail.</summary>
+    public void Drive(int number)
+    {
+        var fd = new KernelFd(Rig.Soft, Devices[number].Device.Fd.Number, owned: false);
+        _queues[number] = new AdminQueue(VfioDevice.FromFd(fd, $"driver{number}"), Rig.Memory, (ulong)number << 19);
+    }
 
     /// <summary>Lets a device write one page, and its completion.</summary>
     public void Write(int number, ulong page) => _queues[number].Identify(page);

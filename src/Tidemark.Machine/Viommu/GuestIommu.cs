@@ -237,6 +237,9 @@ public sealed class GuestIommuEndpoint
         _memoryFile = memoryFile;
     }
 
+    /// <summary>How many mappings it takes; a state that moves can hold no more than the default.</summary>
+    internal int MaximumMappings { get; init; } = GuestIommu.MaximumMappings;
+
     /// <summary>The device's name.</summary>
     public string Name { get; }
 
@@ -300,7 +303,7 @@ public sealed class GuestIommuEndpoint
             if (byteLength - 1 > ulong.MaxValue - iova.Value)
                 throw new KernelException(operation, Errno.EOVERFLOW);
             // More than this would not fit into the state that moves.
-            if (_mappings.Count == GuestIommu.MaximumMappings)
+            if (_mappings.Count >= MaximumMappings)
                 throw new KernelException(operation, Errno.ENOSPC, "The guest must take mappings back first.");
             _container.Map(iova, _memory.Cut(guest, byteLength), _memoryFile);
             _mappings.Add(iova.Value, new GuestMapping(iova, guest, byteLength));

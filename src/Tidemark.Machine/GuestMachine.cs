@@ -377,9 +377,11 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
             sources = sources.Where(source => source.Kind != DirtySourceKind.Cpu);
         if ((faults & GuestMachineFaults.DropIommuSource) != 0)
             sources = sources.Where(source => source.Kind != DirtySourceKind.Iommu);
+        if ((faults & GuestMachineFaults.DropDeviceSources) != 0)
+            sources = sources.Where(source => source.Kind == DirtySourceKind.Cpu);
         var tracker = new DirtyTracker(Memory.SpanPages, [.. sources]);
         DeviceTracking.Connect(tracker);
-        foreach (GuestIommuEndpoint endpoint in Viommu.Endpoints)
+        foreach (GuestIommuEndpoint endpoint in Viommu.Endpoints.Where(_ => (faults & GuestMachineFaults.ForgetUnmapped) == 0))
             endpoint.Connect(DeviceTracking);
         return tracker;
     }

@@ -21,4 +21,10 @@ public enum GuestMachineFaults
 
     /// <summary>The processor's writes are left out of the union.</summary>
     DropCpuSource = 2,
+
+    /// <summary>Every tracker of devices is left out of the union, whichever it is.</summary>
+    DropDeviceSources = 4,
+
+    /// <summary>What the guest unmaps at its virtual IOMMU is unmapped without a look at its dirty bits.</summary>
+    ForgetUnmapped = 8,
 }

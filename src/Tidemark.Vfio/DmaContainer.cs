@@ -72,8 +72,8 @@ public abstract class DmaContainer : IDisposable
     }
 
     /// <summary>
-    /// Detaches a device; its DMA is blocked then. The last device of a page table takes it along. Nothing when it is
-    /// not attached here.
+    /// Detaches a device; its DMA is blocked then. The last device of a page table takes it along. A device that was
+    /// opened here and never attached is given back; nothing happens to one that was not.
     /// </summary>
     /// <param name="salvage">
     /// Called with a tracking table that is about to go, when no device can write through it any more: its dirty bits
@@ -86,7 +86,11 @@ public abstract class DmaContainer : IDisposable
         {
             Attachment? attachment = _attachments.Find(other => other.Device == device);
             if (attachment is null)
+            {
+                AbandonLocked(device);
                 return;
+            }
+
             _attachments.Remove(attachment);
             DetachLocked(attachment, salvage);
         }
@@ -185,6 +189,9 @@ public abstract class DmaContainer : IDisposable
 
     /// <summary>Detaches under the gate what the base has forgotten already.</summary>
     protected abstract void DetachLocked(Attachment attachment, Action<IDirtyTable>? salvage);
+
+    /// <summary>Gives back, under the gate, what opening a device took that was not attached. Never throws.</summary>
+    protected abstract void AbandonLocked(VfioDevice device);
 
     /// <summary>Maps under the gate; all or nothing.</summary>
     protected abstract void MapLocked(Iova iova, MemorySlot part, KernelFd memoryFile, DmaAccess access);

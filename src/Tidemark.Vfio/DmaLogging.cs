@@ -67,7 +67,7 @@ public sealed class DmaLogging(VfioDevice device)
             bool mayBeTooMany = result.Errno is Errno.E2BIG or Errno.ENOSPC or Errno.ENOMEM or Errno.EOPNOTSUPP;
             if (!mayBeTooMany || merged.Count == 1)
                 result.ThrowIfFailed(operation);
-            maximum = merged.Count / 2;
+            maximum = (merged.Count + 1) / 2;
         }
     }
 

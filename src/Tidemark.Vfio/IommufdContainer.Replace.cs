@@ -23,7 +23,8 @@ public sealed partial class IommufdContainer
     /// <param name="salvage">Called with the new table when the move failed and its devices are back on the old one:
     /// what it recorded meanwhile is nowhere else. It is disposed of afterwards.</param>
     /// <returns>The old table: it has no devices and belongs to the caller.</returns>
-    /// <exception cref="KernelException">Refused; the devices are on the old table as before.</exception>
+    /// <exception cref="KernelException">Refused; the devices are on the old table as before, or, where one can not go
+    /// back either, blocked.</exception>
     public Hwpt Replace(ContainerHwpt entry, Action<Hwpt> prepare, Action<Hwpt> salvage)
     {
         ArgumentNullException.ThrowIfNull(entry);
@@ -47,9 +48,16 @@ public sealed partial class IommufdContainer
             {
                 // Back to the old table, which never stopped recording; then what the new one saw is taken along.
                 MoveBack(moved);
-                if (moved.Count > 0)
-                    salvage(hwpt);
-                hwpt.Dispose();
+                try
+                {
+                    if (moved.Count > 0)
+                        salvage(hwpt);
+                }
+                finally
+                {
+                    hwpt.Dispose();
+                }
+
                 throw;
             }
 
@@ -68,8 +76,8 @@ public sealed partial class IommufdContainer
     /// <param name="harvest">Called with each table that is about to be disposed of and may have recorded writes: the
     /// old ones after a success, the new ones after a failure. Must take the bits, or count everything as
     /// written.</param>
-    /// <exception cref="KernelException">Refused; the devices are on the old tables and the old address space, as
-    /// before.</exception>
+    /// <exception cref="KernelException">Refused; the devices are on the old tables and the old address space as before,
+    /// or, where one can not go back either, blocked.</exception>
     public void Rebuild(bool hugePages, Action<ContainerHwpt, Hwpt> prepare, Action<Hwpt> harvest)
     {
         ArgumentNullException.ThrowIfNull(prepare);
@@ -102,8 +110,15 @@ public sealed partial class IommufdContainer
             catch
             {
                 MoveBack(moved);
-                Retire([.. tables.Select(table => table.Next)], harvest);
-                fresh.Dispose();
+                try
+                {
+                    Retire([.. tables.Select(table => table.Next)], harvest);
+                }
+                finally
+                {
+                    fresh.Dispose();
+                }
+
                 throw;
             }
 
@@ -138,7 +153,11 @@ public sealed partial class IommufdContainer
     private static void MoveBack(List<(VfioDevice Device, uint From)> moved)
     {
         foreach ((VfioDevice device, uint from) in moved)
-            device.TryAttach(from, out _).ThrowIfFailed($"Moving {device.Name} back to page table {from}");
+        {
+            // A device that can not go back must not go on writing through a table that nobody will read.
+            if (!device.TryAttach(from, out _).Succeeded)
+                device.TryDetach();
+        }
     }
 
     private static void Retire(IReadOnlyList<Hwpt> tables, Action<Hwpt> harvest)

@@ -30,6 +30,10 @@ namespace Tidemark.Vfio;
 public sealed partial class IommufdContainer : DmaContainer
 {
     private readonly List<ContainerHwpt> _hwpts = [];
+
+    /// <summary>Tables whose last device could not be detached: they can not be destroyed before it is
+    /// closed.</summary>
+    private readonly List<Hwpt> _abandoned = [];
     private Ioas _ioas;
 
     private IommufdContainer(Ioas ioas)
@@ -98,8 +102,13 @@ public sealed partial class IommufdContainer : DmaContainer
     {
         SyscallResult result = attachment.Device.TryDetach();
         if (attachment.Entry is { } entry)
-            Leave(entry, attachment.Device, salvage);
+            Leave(entry, attachment.Device, salvage, result.Succeeded);
         result.ThrowIfFailed($"Detaching {attachment.Device.Name}");
+    }
+
+    protected override void AbandonLocked(VfioDevice device)
+    {
+        // A device that is only bound has nothing of this container: closing it unbinds it.
     }
 
     protected override void MapLocked(Iova iova, MemorySlot part, KernelFd memoryFile, DmaAccess access) =>
@@ -109,13 +118,13 @@ public sealed partial class IommufdContainer : DmaContainer
     {
         if (buffer is null || pages is null)
             return Ioas.Unmap(range);
+        MappedArea[] inside = [.. Ioas.Areas.Where(area => range.Overlaps(area.Range))];
+        // Refuses a range that cuts a mapping before anything is gone.
+        if (Array.Exists(inside, area => !range.Contains(area.Range)))
+            return Ioas.Unmap(range);
         ulong total = 0;
-        foreach (MappedArea area in Ioas.Areas)
+        foreach (MappedArea area in inside)
         {
-            if (!range.Overlaps(area.Range))
-                continue;
-            if (!range.Contains(area.Range))
-                return Ioas.Unmap(range);
             // ORDER: look, then unmap: the bits go with the mapping. NO_CLEAR because nobody pays for clearing, and
             // flushing, what is about to go.
             foreach (ContainerHwpt entry in _hwpts)
@@ -136,7 +145,10 @@ public sealed partial class IommufdContainer : DmaContainer
 
         foreach (ContainerHwpt entry in _hwpts)
             entry.Hwpt.Dispose();
+        foreach (Hwpt hwpt in _abandoned)
+            hwpt.Dispose();
         _hwpts.Clear();
+        _abandoned.Clear();
         Ioas.Dispose();
     }
 
@@ -226,7 +238,7 @@ public sealed partial class IommufdContainer : DmaContainer
         ? "no IOMMU tracking: this kernel can not make page tables on request (IOMMU_HWPT_ALLOC answers ENOTTY)"
         : $"no IOMMU tracking: the kernel refused a page table with flags {flags} (IOMMU_HWPT_ALLOC answers {refusal})";
 
-    private void Leave(ContainerHwpt entry, VfioDevice device, Action<IDirtyTable>? salvage)
+    private void Leave(ContainerHwpt entry, VfioDevice device, Action<IDirtyTable>? salvage, bool isDetached)
     {
         entry.Remove(device);
         if (entry.Devices.Count != 0)
@@ -239,8 +251,10 @@ public sealed partial class IommufdContainer : DmaContainer
         }
         finally
         {
-            entry.Hwpt.Dispose();
+            if (isDetached)
+                entry.Hwpt.Dispose();
+            else
+                _abandoned.Add(entry.Hwpt);
         }
     }
-
 }

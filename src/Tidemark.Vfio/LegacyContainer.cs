@@ -140,6 +140,7 @@ public sealed class LegacyContainer : DmaContainer
                 {
                     Errno.ENODEV => "It is not bound to a VFIO driver: bind it to vfio-pci or its vendor's.",
                     Errno.EBUSY => "Somebody uses the device already.",
+                    Errno.EACCES => "It is a virtual function whose physical function asks for a VF token.",
                     _ => null,
                 });
             }
@@ -174,12 +175,26 @@ public sealed class LegacyContainer : DmaContainer
     protected override void DetachLocked(Attachment attachment, Action<IDirtyTable>? salvage)
     {
         VfioDevice device = attachment.Device;
-        bool last = AttachmentsLocked.Count == 0;
-        if (last && Table is { IsTracking: true } table)
-            salvage?.Invoke(table);
+        // ORDER: closing blocks the device's DMA, then its last bits are read, then its group goes, and with the last
+        // group the bitmaps.
         device.Dispose();
-        if (_groups.Find(group => group.Devices.Remove(device)) is { } left)
-            LeaveIfEmpty(left);
+        try
+        {
+            if (AttachmentsLocked.Count == 0 && Table is { IsTracking: true } table)
+                salvage?.Invoke(table);
+        }
+        finally
+        {
+            GiveGroupBack(device);
+        }
+    }
+
+    protected override void AbandonLocked(VfioDevice device)
+    {
+        if (!_groups.Exists(group => group.Devices.Contains(device)))
+            return;
+        device.Dispose();
+        GiveGroupBack(device);
     }
 
     protected override void MapLocked(Iova iova, MemorySlot part, KernelFd memoryFile, DmaAccess access)
@@ -306,8 +321,19 @@ public sealed class LegacyContainer : DmaContainer
 
             Span<byte> argument = stackalloc byte[sizeof(int)];
             BinaryPrimitives.WriteInt32LittleEndian(argument, _container.Number);
-            kernel.Ioctl(group.Fd.Number, VfioRequests.GroupSetContainer.Value, argument)
-                .ThrowIfFailed($"Putting group {number} into the container");
+            SyscallResult joined = kernel.Ioctl(group.Fd.Number, VfioRequests.GroupSetContainer.Value, argument);
+            if (!joined.Succeeded)
+            {
+                throw new KernelException($"Putting group {number} into the container", joined.Errno, joined.Errno switch
+                {
+                    Errno.EINVAL => "The group is in another container, or its IOMMU does not fit those of the others.",
+                    Errno.EPERM => "Another device of the group is bound to a driver of the host; bind all of them to VFIO "
+                        + "drivers.",
+                    Errno.EBUSY => "A device of the group belongs to a driver of the kernel or of another user.",
+                    _ => null,
+                });
+            }
+
             if (_groups.Count == 0)
                 StartType1();
         }
@@ -331,6 +357,12 @@ public sealed class LegacyContainer : DmaContainer
         Table = info.DirtyPageSize == GuestPage.Size && info.MaximumBitmapLength != 0
             ? new Type1Table(_container, info.MaximumBitmapLength)
             : null;
+    }
+
+    private void GiveGroupBack(VfioDevice device)
+    {
+        if (_groups.Find(group => group.Devices.Remove(device)) is { } left)
+            LeaveIfEmpty(left);
     }
 
     private void LeaveIfEmpty(Group group)

@@ -60,7 +60,8 @@ public static class LoggedRanges
 
     /// <summary>
     /// Ranges that hold the given ones with room around them, for mappings that are still to come: below and above
-    /// 4 GiB apart, each a naturally aligned block of at least twice the span of what is mapped there.
+    /// 4 GiB apart, each a naturally aligned block of at least twice the span of what is mapped there, as far as its
+    /// side of 4 GiB goes.
     /// </summary>
     public static IReadOnlyList<IovaRange> Widen(IReadOnlyList<IovaRange> ranges)
     {
@@ -79,8 +80,13 @@ public static class LoggedRanges
         for (int shift = GuestPage.Shift + 1; shift < 63; shift++)
         {
             ulong size = 1UL << shift;
-            if (size / 2 > last - first && first / size == last / size)
-                return new IovaRange(new Iova(first & ~(size - 1)), new Iova(first | (size - 1)));
+            if (size / 2 <= last - first || first / size != last / size)
+                continue;
+            ulong start = first & ~(size - 1), end = first | (size - 1);
+            // Not across 4 GiB, unless what is mapped is: memory on both sides would draw the hole into the log.
+            return new IovaRange(
+                new Iova(first >= FourGiB ? Math.Max(start, FourGiB) : start),
+                new Iova(last < FourGiB ? Math.Min(end, FourGiB - 1) : end));
         }
 
         return new IovaRange(new Iova(first), new Iova(last));

@@ -31,6 +31,9 @@ internal sealed class AdminQueue
         CompletionPage = (queues >> GuestPage.Shift) + 1;
         // A completion left by an earlier queue at this place would look like the first one of this queue.
         memory.Write(new GuestPhysicalAddress(queues), new byte[2 * GuestPage.Size]);
+        // A controller that works already begins anew.
+        _bar.Write32(NvmeRegister.Configuration, 0);
+        WaitFor(() => !IsReady(device));
         _bar.Write32(NvmeRegister.AdminQueueAttributes, ((Entries - 1) << 16) | (Entries - 1));
         _bar.Write64(NvmeRegister.AdminSubmissionQueue, queues);
         _bar.Write64(NvmeRegister.AdminCompletionQueue, queues + GuestPage.Size);

@@ -119,9 +119,134 @@ public sealed class DmaLoggingTests : IDisposable
         source.Start();
         Map(0x4000, 0x2000, guest: 0x4000);
         ExpectReport(0, 0x1000, Errno.Success);
+        _kernel.ExpectFeature(
+            VfioDeviceFeatureIndex.DmaLoggingStop, VfioDeviceFeatureFlags.Set, (_, _) => Errno.Success);
+        ExpectStart([(0UL, 0x10000UL)], 0x1000);
         var pages = new PageBitmap(16);
         source.Harvest(pages);
-        Assert.Equal(0b11_0000UL, pages.Words[0]);
+        // All that is mapped: what was written between the report and the new start is in no log.
+        Assert.Equal(0b11_0001UL, pages.Words[0]);
+        Assert.Equal(0, _kernel.Remaining);
+    }
+
+    [Theory]
+    [InlineData(Errno.EINVAL)]
+    [InlineData(Errno.ENOMEM)]
+    public void A_device_that_refuses_wider_ranges_gets_the_exact_ones(Errno refusal)
+    {
+        DeviceLogDirtySource source = StartWithOneOutside();
+        ExpectReport(0, 0x1000, Errno.Success);
+        ExpectStop();
+        ExpectStart([(0UL, 0x10000UL)], 0, refusal);
+        ExpectStart([(0UL, 0x1000UL), (0x4000, 0x2000)], 0x1000);
+        Assert.Equal(0b11_0001UL, Harvest(source));
+        ExpectReport(0, 0x1000, Errno.Success);
+        ExpectReport(0x4000, 0x2000, Errno.Success, 1);
+        Assert.Equal(0b10_0000UL, Harvest(source));
+        Assert.Equal(1, source.RearmCount);
+    }
+
+    [Theory]
+    [InlineData(Errno.Success)]
+    [InlineData(Errno.EIO)]
+    public void A_device_that_refuses_both_costs_all_at_each_harvest_until_it_accepts_one(Errno stop)
+    {
+        DeviceLogDirtySource source = StartWithOneOutside();
+        ExpectReport(0, 0x1000, Errno.Success);
+        ExpectStop(stop);
+        ExpectStart([(0UL, 0x10000UL)], 0, Errno.EINVAL);
+        ExpectStart([(0UL, 0x1000UL), (0x4000, 0x2000)], 0, Errno.EINVAL);
+        Assert.Equal(0b11_0001UL, Harvest(source));
+        ExpectStart([(0UL, 0x10000UL)], 0, Errno.EINVAL);
+        ExpectStart([(0UL, 0x1000UL), (0x4000, 0x2000)], 0, Errno.EINVAL);
+        Assert.Equal(0b11_0001UL, Harvest(source));
+        ExpectStart([(0UL, 0x10000UL)], 0x1000);
+        Assert.Equal(0b11_0001UL, Harvest(source));
+        ExpectReport(0, 0x1000, Errno.Success, 0);
+        ExpectReport(0x4000, 0x2000, Errno.Success);
+        Assert.Equal(1UL, Harvest(source));
+        Assert.Equal(3, source.RearmCount);
+        Assert.Equal(0, _kernel.Remaining);
+    }
+
+    [Fact]
+    public void A_device_that_stands_still_is_not_armed_again()
+    {
+        bool standsStill = false;
+        var source = new DeviceLogDirtySource("nvme1", _log, () => _ioas.Areas, _buffer, () => standsStill);
+        Map(0, 0x1000, guest: 0);
+        ExpectStart([(0UL, 0x1000UL)], 0x1000);
+        source.Start();
+        Map(0x4000, 0x2000, guest: 0x4000);
+        standsStill = true;
+        ExpectReport(0, 0x1000, Errno.Success);
+        Assert.Equal(0b11_0000UL, Harvest(source));
+        Assert.Equal(0, _kernel.Remaining);
+    }
+
+    [Fact]
+    public void Fewer_ranges_are_tried_one_by_one_down_until_the_device_accepts_them_and_the_excess_is_stated()
+    {
+        ExpectStart([(0, 0x1000), (0x3000, 0x1000), (0x10000, 0x1000), (0x12000, 0x1000)], 0, Errno.E2BIG);
+        ExpectStart([(0, 0x4000), (0x10000, 0x3000)], 0x1000);
+        _log.Start([Range(0, 0x1000), Range(0x3000, 0x1000), Range(0x10000, 0x1000), Range(0x12000, 0x1000)]);
+        Assert.Equal(0x3000UL, _log.ExcessBytes);
+        Assert.True(_log.Covers(Range(0x10000, 0x3000)));
+        Assert.Equal(0, _kernel.Remaining);
+    }
+
+    [Theory]
+    [InlineData(Errno.E2BIG)]
+    [InlineData(Errno.ENOSPC)]
+    [InlineData(Errno.ENOMEM)]
+    [InlineData(Errno.EOPNOTSUPP)]
+    public void A_device_that_takes_two_ranges_is_not_made_to_log_across_4_GiB(Errno refusal)
+    {
+        // The hole at 4 GiB is the smallest, and it stays: firmware puts windows of devices there.
+        const ulong Low = 0xffff_f000, High = 0x1_0000_1000, Far = 0x2_0000_0000;
+        ExpectStart([(Low - 0x1000, 0x1000), (High, 0x1000), (Far, 0x1000)], 0, refusal);
+        ExpectStart([(Low - 0x1000, 0x1000), (High, Far + 0x1000 - High)], 0x1000);
+        _log.Start([Range(Low - 0x1000, 0x1000), Range(High, 0x1000), Range(Far, 0x1000)]);
+        Assert.Equal(Far - High - 0x1000, _log.ExcessBytes);
+    }
+
+    [Fact]
+    public void Another_refusal_is_the_answer_and_no_other_ranges_are_tried()
+    {
+        ExpectStart([(0, 0x1000), (0x3000, 0x1000)], 0, Errno.EIO);
+        Assert.Equal(Errno.EIO, Assert.Throws<KernelException>(
+            () => _log.Start([Range(0, 0x1000), Range(0x3000, 0x1000)])).Errno);
+        Assert.False(_log.IsStarted);
+        Assert.Equal(0, _kernel.Remaining);
+    }
+
+    [Fact]
+    public void Wider_ranges_hold_what_is_mapped_and_stay_apart_at_4_GiB_whatever_is_mapped()
+    {
+        var random = new Random(20261123);
+        for (int round = 0; round < 500; round++)
+        {
+            IovaRange[] mapped = [.. Enumerable.Range(0, random.Next(1, 6)).Select(_ => Range(
+                (ulong)random.NextInt64(0, 1L << random.Next(20, 52)) & ~0xfffUL, (ulong)random.Next(1, 512) << 12))];
+            IReadOnlyList<IovaRange> widened = LoggedRanges.Widen(mapped);
+            Assert.InRange(widened.Count, 1, 2);
+            Assert.All(mapped, range => Assert.Contains(widened, wide => wide.Contains(range)));
+            bool straddles = mapped.Any(range => range.First.Value < 1UL << 32 && range.Last.Value >= 1UL << 32);
+            if (!straddles)
+            {
+                Assert.All(widened, wide =>
+                    Assert.False(wide.First.Value < 1UL << 32 && wide.Last.Value >= 1UL << 32, $"round {round}: {wide}"));
+            }
+        }
+
+        // A usual machine: 3 GiB below the hole, 8 GiB above.
+        Assert.Equal(
+            [new IovaRange(new Iova(0), new Iova((1UL << 32) - 1)), new IovaRange(new Iova(1UL << 32), new Iova((1UL << 34) - 1))],
+            LoggedRanges.Widen([Range(0, 3UL << 30), Range(1UL << 32, 8UL << 30)]));
+
+        // The top of the address space can not be logged, and is not asked for.
+        IovaRange top = new(new Iova(1UL << 62), new Iova(ulong.MaxValue - 0x1000));
+        Assert.Equal([top], LoggedRanges.Widen([top]));
     }
 
     [Fact]
@@ -133,6 +258,27 @@ public sealed class DmaLoggingTests : IDisposable
         Assert.Throws<KernelException>(() => _log.Report(_ioas.Areas[0], _buffer, pages));
         Assert.True(pages[2]);
     }
+
+    /// <summary>A page in the log, and two beside it that were mapped later.</summary>
+    private DeviceLogDirtySource StartWithOneOutside()
+    {
+        var source = new DeviceLogDirtySource("nvme1", _log, () => _ioas.Areas, _buffer);
+        Map(0, 0x1000, guest: 0);
+        ExpectStart([(0UL, 0x1000UL)], 0x1000);
+        source.Start();
+        Map(0x4000, 0x2000, guest: 0x4000);
+        return source;
+    }
+
+    private static ulong Harvest(DeviceLogDirtySource source)
+    {
+        var pages = new PageBitmap(64);
+        source.Harvest(pages);
+        return pages.Words[0];
+    }
+
+    private void ExpectStop(Errno errno = Errno.Success) => _kernel.ExpectFeature(
+        VfioDeviceFeatureIndex.DmaLoggingStop, VfioDeviceFeatureFlags.Set, (_, _) => errno);
 
     private static IovaRange Range(ulong first, ulong length) => IovaRange.FromLength(new Iova(first), length);
 

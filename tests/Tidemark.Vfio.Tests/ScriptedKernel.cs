@@ -36,7 +36,14 @@ internal sealed unsafe class ScriptedKernel : IKernel
 
     public SyscallResult Ioctl(int fd, uint request, Span<byte> argument) => Play(fd, request, argument, 0);
 
-    public SyscallResult IoctlValue(int fd, uint request, ulong argument) => Play(fd, request, [], 0);
+    /// <summary>The answer writes the call's result into its eight bytes.</summary>
+    public SyscallResult IoctlValue(int fd, uint request, ulong argument)
+    {
+        Span<byte> value = stackalloc byte[sizeof(long)];
+        value.Clear();
+        SyscallResult result = Play(fd, request, value, 0);
+        return result.Succeeded ? SyscallResult.Ok(MemoryMarshal.Read<long>(value)) : result;
+    }
 
     public SyscallResult Read(int fd, Span<byte> buffer)
     {

@@ -9,7 +9,8 @@ namespace Tidemark.Vfio.Tests;
 
 /// <summary>
 /// A soft host with guest memory of 8 MiB and NVMe controllers: <c>01</c> tracked by its IOMMU only, <c>02</c> with a
-/// log of its own behind an IOMMU that can not track, <c>03</c> like 02 without the log, <c>04</c> like 01.
+/// log of its own behind an IOMMU that can not track, <c>03</c> like 02 without the log, <c>04</c> like 01, <c>05</c>
+/// with a log of its own behind the IOMMU of 01.
 /// </summary>
 internal sealed class SoftRig : IDisposable
 {
@@ -24,7 +25,8 @@ internal sealed class SoftRig : IDisposable
         File.WriteAllBytes(_diskPath, new byte[1 << 16]);
         Soft = new SoftKernel(_host, new SoftHost(
             [new SoftIommuUnit("capable"), new SoftIommuUnit("plain") { DirtyTracking = false }],
-            [Nvme(1, "capable"), Nvme(2, "plain") with { DmaLogging = true }, Nvme(3, "plain"), Nvme(4, "capable")]));
+            [Nvme(1, "capable"), Nvme(2, "plain") with { DmaLogging = true }, Nvme(3, "plain"), Nvme(4, "capable"),
+                Nvme(5, "capable") with { DmaLogging = true }]));
         Faults = new FaultInjectingKernel(Soft);
         MemoryFile = new KernelFd(
             Soft, (int)Soft.MemfdCreate("guest", MemfdFlags.CloseOnExec).ThrowIfFailed("memfd").Value);

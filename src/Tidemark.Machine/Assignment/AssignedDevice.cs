@@ -147,37 +147,38 @@ public sealed class AssignedDevice : IDisposable
         ArgumentNullException.ThrowIfNull(device);
         ArgumentNullException.ThrowIfNull(container);
         options ??= AssignmentOptions.Default;
-        bool attached = false;
         try
         {
             if (container is IommufdContainer { Iommufd: var iommufd } && device.DeviceId is null)
                 device.BindIommufd(iommufd);
             Attachment attachment = container.Attach(device, options.NestingParent);
-            attached = true;
             VfioMigration? migration = VfioMigration.Create(device, out string? lack);
             return new AssignedDevice(device, container, attachment, options, migration, lack);
         }
         catch
         {
             // In reverse: detach, then close, which unbinds. The container is as before.
-            if (attached)
-                TryDetach(container, device);
+            TryDetach(container, device);
             device.Dispose();
             throw;
         }
     }
 
     /// <summary>Takes its DMA away; it stays open, so that its log can be read. Never throws.</summary>
-    internal void BlockDma()
-    {
-        // In a legacy container a device is blocked by closing it; there its group's mappings stay until then.
-        if (Container is IommufdContainer)
-            TryDetach(Container, Device);
-    }
+    /// <returns>Whether it certainly can not write any more.</returns>
+    internal bool TryBlockDma() =>
+        // In a legacy container only closing blocks a device; there its group's mappings stay until then.
+        Container is IommufdContainer ? TryDetach(Container, Device) : StandsStill();
 
     /// <summary>Detaches it; a table that goes with it is handed to <paramref name="salvage"/> first. Never
     /// throws.</summary>
-    internal void Give(Action<IDirtyTable> salvage) => TryDetach(Container, Device, salvage);
+    /// <returns>Whether its DMA was blocked before the table was handed over.</returns>
+    internal bool Give(Action<IDirtyTable> salvage)
+    {
+        // A legacy container closes the device; its state stream must be given up before.
+        Migratable?.Dispose();
+        return TryDetach(Container, Device, salvage);
+    }
 
     /// <summary>Gives the device up: nothing of it is left in the container or the kernel. Never throws.</summary>
     public void Dispose()
@@ -192,16 +193,31 @@ public sealed class AssignedDevice : IDisposable
 
     public override string ToString() => $"{Name}: {Tracker}";
 
-    private static void TryDetach(
+    private bool StandsStill()
+    {
+        try
+        {
+            return FindRunning() is null;
+        }
+        catch (KernelException)
+        {
+            // A device that does not say that it stands still may be running.
+            return false;
+        }
+    }
+
+    private static bool TryDetach(
         DmaContainer container, VfioDevice device, Action<IDirtyTable>? salvage = null)
     {
         try
         {
             container.Detach(device, salvage);
+            return true;
         }
         catch (KernelException)
         {
             // The container has forgotten the device, and closing its descriptor, which comes next, detaches it too.
+            return false;
         }
     }
 }

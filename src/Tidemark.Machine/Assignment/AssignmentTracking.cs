@@ -95,34 +95,50 @@ public sealed class AssignmentTracking : IDisposable
 
     /// <summary>
     /// Gives a device up, also while tracking is on: its DMA is blocked, then what its tracker has recorded is taken,
-    /// then it is closed. Nothing it wrote is lost.
+    /// then it is closed. Where it can not be blocked before, all it can reach counts as written. Nothing it wrote is
+    /// lost. Never throws for a failure of the kernel. Nothing when it is not covered.
     /// </summary>
     public void Leave(AssignedDevice device)
     {
         ArgumentNullException.ThrowIfNull(device);
         RequireTracker().Change((pages, isTracking) =>
         {
+            if (!_devices.Contains(device))
+                return;
             IReadOnlyList<MappedArea> areas = device.Container.Areas;
-            if (device.Tracker.Kind == TrackerKind.DeviceLog && isTracking)
+            bool isKnown = device.Tracker.Kind != TrackerKind.Assumed;
+            try
             {
-                // ORDER: first no more DMA, then the log, then closing, which ends the log.
-                device.BlockDma();
-                var log = (DeviceLogDirtySource)_sources[device].Inner;
-                foreach (MappedArea area in areas)
-                    log.TakeGone(area, pages);
-            }
+                if (Uncover(device) is { } source)
+                {
+                    bool isTaken = false;
+                    // ORDER: first no more DMA, then the last bits, then closing, which ends a log.
+                    if (source.Inner is DeviceLogDirtySource log)
+                    {
+                        isKnown = device.TryBlockDma();
+                        log.End(areas, pages);
+                        isTaken = true;
+                    }
+                    else if (isKnown)
+                    {
+                        isKnown = device.Give(table =>
+                        {
+                            TakeAll(table, areas, pages);
+                            isTaken = true;
+                        });
+                    }
 
-            if (Uncover(device) is { } source)
+                    // A table that others stay on is not handed over: it is read here, a last time.
+                    TryRemove(source.Outer, areas, pages, isTaken);
+                }
+
+                if (isTracking && !isKnown)
+                    AddAll(areas, pages);
+            }
+            finally
             {
-                bool isTable = source.Inner is not DeviceLogDirtySource and not AssumedDirtySource;
-                if (isTable)
-                    device.Give(table => TakeAll(table, areas, pages));
-                TryRemove(source.Outer, areas, pages, isHarvested: isTable);
+                device.Dispose();
             }
-
-            if (isTracking && device.Tracker.Kind == TrackerKind.Assumed)
-                AddAll(areas, pages);
-            device.Dispose();
         });
     }
 

@@ -69,6 +69,8 @@ public sealed class DeviceLogDirtySource : IDirtySource
     public void Harvest(PageBitmap pages)
     {
         ArgumentNullException.ThrowIfNull(pages);
+        if (!_on)
+            return;
         bool isCovered = true;
         foreach (MappedArea area in _areas())
         {
@@ -100,6 +102,19 @@ public sealed class DeviceLogDirtySource : IDirtySource
         }
     }
 
+    /// <summary>
+    /// The device leaves: takes all that its log still has and ends it; from now on this source has nothing. Its DMA
+    /// must be blocked. Never throws: what the log can not say counts as written.
+    /// </summary>
+    public void End(IReadOnlyList<MappedArea> areas, PageBitmap pages)
+    {
+        ArgumentNullException.ThrowIfNull(areas);
+        foreach (MappedArea area in areas)
+            TakeGone(area, pages);
+        _on = false;
+        TryStop();
+    }
+
     /// <summary>The device was reset, which ended its log: everything counts as written, and the log starts
     /// anew.</summary>
     public void OnReset(PageBitmap pages)
@@ -129,25 +144,30 @@ public sealed class DeviceLogDirtySource : IDirtySource
     private void ArmAgain(PageBitmap pages)
     {
         RearmCount++;
+        // Also with nothing mapped: a log that a reset has ended must not be taken for one that covers what is mapped
+        // later.
+        TryStop();
         IovaRange[] ranges = FindRanges();
-        if (ranges.Length == 0)
-            return;
-        try
-        {
-            _log.Stop();
-            if (!TryStart(LoggedRanges.Widen(ranges)))
-                TryStart(ranges);
-        }
-        catch (KernelException)
-        {
-            // It counts as stopped; nothing is covered, and the next harvest tries again.
-        }
+        if (ranges.Length != 0 && !TryStart(LoggedRanges.Widen(ranges)))
+            TryStart(ranges);
 
         // ORDER: after the new start. What was written between the last read and it is in no log.
         foreach (MappedArea area in _areas())
         {
             if (area.CanDirtyGuest)
                 AddAll(area, pages);
+        }
+    }
+
+    private void TryStop()
+    {
+        try
+        {
+            _log.Stop();
+        }
+        catch (KernelException)
+        {
+            // It counts as stopped: nothing is covered until a start succeeds.
         }
     }
 

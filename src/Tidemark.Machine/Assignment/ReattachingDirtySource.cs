@@ -78,7 +78,7 @@ public sealed class ReattachingDirtySource : IDirtySource
         Hwpt old;
         try
         {
-            old = _container.Replace(_entry, hwpt => hwpt.SetDirtyTracking(true), hwpt => HarvestFrom(hwpt, pages));
+            old = _container.Replace(_entry, hwpt => hwpt.SetDirtyTracking(true), hwpt => TakeAll(hwpt, pages));
         }
         catch (KernelException failure)
         {
@@ -88,9 +88,26 @@ public sealed class ReattachingDirtySource : IDirtySource
         }
 
         // No device is on it any more: this harvest of it is its last.
-        HarvestFrom(old, pages);
+        TakeAll(old, pages);
         Done = new Reattachment(string.Join(", ", _deviceNames), old.Id, _entry.Hwpt.Id, pages.CountSet(), 0);
         old.Dispose();
+    }
+
+    /// <summary>The last look at a table that goes: what it can not say counts as written.</summary>
+    private void TakeAll(Hwpt hwpt, PageBitmap pages)
+    {
+        try
+        {
+            HarvestFrom(hwpt, pages);
+        }
+        catch (KernelException)
+        {
+            foreach (MappedArea area in hwpt.Ioas.Areas)
+            {
+                if (area.CanDirtyGuest)
+                    pages.SetRange(area.Guest!.Value.Page, area.Range.ByteLength >> GuestPage.Shift);
+            }
+        }
     }
 
     private void HarvestFrom(Hwpt hwpt, PageBitmap pages)

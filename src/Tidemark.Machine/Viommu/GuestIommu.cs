@@ -32,7 +32,7 @@ public sealed class GuestIommu : IMigratable
     private const int MappingLength = 24;
 
     /// <summary>LIMIT: mappings of one endpoint, and so bytes of state; type1 has a limit of the same size.</summary>
-    private const int MaximumMappings = 65535;
+    internal const int MaximumMappings = 65535;
 
     private readonly Lock _gate = new();
     private readonly List<GuestIommuEndpoint> _endpoints = [];
@@ -124,6 +124,9 @@ public sealed class GuestIommu : IMigratable
                 endpoint.Map(new Iova(iova), new GuestPhysicalAddress(guest), length);
             }
         }
+
+        if (!reader.IsAtEnd)
+            throw new InvalidDataException("The virtual IOMMU's state is longer than it says.");
     }
 
     /// <inheritdoc/>
@@ -183,6 +186,8 @@ public sealed class GuestIommu : IMigratable
 
         public bool Failed { get; private set; }
 
+        public readonly bool IsAtEnd => _rest.IsEmpty;
+
         public uint U32()
         {
             Failed |= _rest.Length < sizeof(uint);
@@ -232,6 +237,9 @@ public sealed class GuestIommuEndpoint
         _memoryFile = memoryFile;
     }
 
+    /// <summary>How many mappings it takes; a state that moves can hold no more than the default.</summary>
+    internal int MaximumMappings { get; init; } = GuestIommu.MaximumMappings;
+
     /// <summary>The device's name.</summary>
     public string Name { get; }
 
@@ -244,16 +252,28 @@ public sealed class GuestIommuEndpoint
     }
 
     /// <summary>Changes what the device reaches: what was mapped goes, with its dirty bits taken along.</summary>
-    /// <exception cref="KernelException">The host refused; the endpoint is blocked, or still has what could not be
-    /// unmapped.</exception>
+    /// <exception cref="KernelException">There is no such mode: nothing changed. The host refused: the endpoint is
+    /// blocked, or still has what could not be unmapped.</exception>
     public void SetMode(EndpointMode mode)
     {
+        // A guest's number.
+        if (!Enum.IsDefined(mode))
+            throw new KernelException($"Setting {Name} to mode {(uint)mode} of the virtual IOMMU", Errno.EINVAL);
         lock (_gate)
         {
             if (mode == Mode && mode != EndpointMode.Translated)
                 return;
-            foreach (Iommu.MappedArea area in _container.Areas)
-                _unmap(_container, area.Range);
+            try
+            {
+                foreach (Iommu.MappedArea area in _container.Areas)
+                    _unmap(_container, area.Range);
+            }
+            catch (KernelException)
+            {
+                ForgetUnmapped();
+                throw;
+            }
+
             _mappings.Clear();
             Mode = EndpointMode.Blocked;
             if (mode == EndpointMode.PassThrough)
@@ -263,8 +283,8 @@ public sealed class GuestIommuEndpoint
     }
 
     /// <summary>The guest maps some of its memory for the device.</summary>
-    /// <exception cref="KernelException">The mode is another, the memory is not the guest's, or the host refused; nothing
-    /// changed.</exception>
+    /// <exception cref="KernelException">The mode is another, the memory is not the guest's, there are too many mappings,
+    /// or the host refused; nothing changed.</exception>
     public void Map(Iova iova, GuestPhysicalAddress guest, ulong byteLength)
     {
         lock (_gate)
@@ -282,6 +302,9 @@ public sealed class GuestIommuEndpoint
 
             if (byteLength - 1 > ulong.MaxValue - iova.Value)
                 throw new KernelException(operation, Errno.EOVERFLOW);
+            // More than this would not fit into the state that moves.
+            if (_mappings.Count >= MaximumMappings)
+                throw new KernelException(operation, Errno.ENOSPC, "The guest must take mappings back first.");
             _container.Map(iova, _memory.Cut(guest, byteLength), _memoryFile);
             _mappings.Add(iova.Value, new GuestMapping(iova, guest, byteLength));
         }
@@ -297,6 +320,18 @@ public sealed class GuestIommuEndpoint
                 return;
             _unmap(_container, IovaRange.FromLength(iova, mapping.ByteLength));
             _mappings.Remove(iova.Value);
+        }
+    }
+
+    /// <summary>After a failure in the middle: the list is what is still mapped.</summary>
+    private void ForgetUnmapped()
+    {
+        IReadOnlyList<Iommu.MappedArea> left = _container.Areas;
+        foreach (GuestMapping mapping in _mappings.Values.ToArray())
+        {
+            IovaRange range = IovaRange.FromLength(mapping.Iova, mapping.ByteLength);
+            if (!left.Any(area => range.Contains(area.Range)))
+                _mappings.Remove(mapping.Iova.Value);
         }
     }
 

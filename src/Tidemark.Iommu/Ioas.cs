@@ -26,7 +26,7 @@ public sealed class Ioas : IDisposable
     private const uint RangeSize = 16;
 
     private readonly Lock _gate = new();
-    private MappedArea[] _areas = [];
+    private readonly AreaList _areas = new();
     private bool _disposed;
 
     internal Ioas(Iommufd iommufd, uint id)
@@ -42,7 +42,21 @@ public sealed class Ioas : IDisposable
     /// <summary>All mappings, ascending by IOVA.</summary>
     public IReadOnlyList<MappedArea> Areas
     {
-        get { lock (_gate) return _areas; }
+        get { lock (_gate) return _areas.Snapshot; }
+    }
+
+    /// <summary>The mappings that have a byte in a range, ascending; without a copy of all the others.</summary>
+    public MappedArea[] FindAreas(IovaRange range)
+    {
+        lock (_gate)
+            return _areas.FindOverlapping(range);
+    }
+
+    /// <summary>Whether exactly this mapping is still there.</summary>
+    public bool Has(MappedArea area)
+    {
+        lock (_gate)
+            return _areas.Has(area);
     }
 
     private IKernel Kernel => Iommufd.Kernel;
@@ -130,13 +144,13 @@ public sealed class Ioas : IDisposable
         lock (_gate)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            MappedArea[] inside = [.. _areas.Where(area => area.Range.Overlaps(range))];
+            MappedArea[] inside = _areas.FindOverlapping(range);
             MappedArea? cut = Array.Find(inside, area => !range.Contains(area.Range));
             if (cut is not null)
                 throw new ArgumentException($"Unmapping {range} would cut the mapping {cut.Range}.", nameof(range));
 
             ulong total = 0;
-            var gone = new HashSet<MappedArea>(ReferenceEqualityComparer.Instance);
+            int gone = 0;
             try
             {
                 foreach (MappedArea area in inside)
@@ -150,14 +164,14 @@ public sealed class Ioas : IDisposable
                         argument.Length = 0;
                     else
                         result.ThrowIfFailed($"Unmapping {area.Range} from IOAS {Id}");
-                    gone.Add(area);
+                    gone++;
                     total += argument.Length;
                 }
             }
             finally
             {
                 // Once for all of them: there may be thousands.
-                _areas = Array.FindAll(_areas, area => !gone.Contains(area));
+                _areas.Remove(inside.AsSpan(0, gone));
             }
 
             return total;
@@ -212,7 +226,7 @@ public sealed class Ioas : IDisposable
             if (_disposed)
                 return;
             _disposed = true;
-            _areas = [];
+            _areas.Clear();
             Iommufd.Destroy(Id);
         }
     }
@@ -278,11 +292,5 @@ public sealed class Ioas : IDisposable
             _ => null,
         });
 
-    private void Remember(MappedArea area)
-    {
-        int at = _areas.Length;
-        while (at > 0 && _areas[at - 1].Range.First.Value > area.Range.First.Value)
-            at--;
-        _areas = [.. _areas.AsSpan(0, at), area, .. _areas.AsSpan(at)];
-    }
+    private void Remember(MappedArea area) => _areas.Add(area);
 }

@@ -35,6 +35,12 @@ public abstract class DmaContainer : IDisposable
     /// <summary>All mappings, ascending by IOVA. A list that was handed out does not change.</summary>
     public abstract IReadOnlyList<MappedArea> Areas { get; }
 
+    /// <summary>The mappings that have a byte in a range, ascending; without a copy of all the others.</summary>
+    public abstract MappedArea[] FindAreas(IovaRange range);
+
+    /// <summary>Whether exactly this mapping is still there, not one like it that was made later.</summary>
+    public abstract bool Has(MappedArea area);
+
     /// <summary>Whether anything here records dirty pages by hardware now; computed at each call, so that it ends with
     /// the last such table.</summary>
     public abstract bool SupportsDirtyTracking { get; }

@@ -50,6 +50,12 @@ public sealed partial class IommufdContainer : DmaContainer
 
     public override IReadOnlyList<MappedArea> Areas => Ioas.Areas;
 
+    /// <inheritdoc/>
+    public override MappedArea[] FindAreas(IovaRange range) => Ioas.FindAreas(range);
+
+    /// <inheritdoc/>
+    public override bool Has(MappedArea area) => Ioas.Has(area);
+
     /// <summary>The page tables, newest first.</summary>
     public IReadOnlyList<ContainerHwpt> Hwpts
     {
@@ -118,7 +124,7 @@ public sealed partial class IommufdContainer : DmaContainer
     {
         if (buffer is null || pages is null)
             return Ioas.Unmap(range);
-        MappedArea[] inside = [.. Ioas.Areas.Where(area => range.Overlaps(area.Range))];
+        MappedArea[] inside = Ioas.FindAreas(range);
         // Refuses a range that cuts a mapping before anything is gone.
         if (Array.Exists(inside, area => !range.Contains(area.Range)))
             return Ioas.Unmap(range);
@@ -127,6 +133,8 @@ public sealed partial class IommufdContainer : DmaContainer
         {
             // ORDER: look, then unmap: the bits go with the mapping. NO_CLEAR because nobody pays for clearing, and
             // flushing, what is about to go.
+            // LIMIT: a write between the two is lost. A guest takes memory from a device when the device is done with
+            // it, so that write would race with the guest's own use of the page.
             foreach (ContainerHwpt entry in _hwpts)
                 Peek(entry.Hwpt, area, buffer, pages);
             total += Ioas.Unmap(area.Range);

@@ -33,7 +33,8 @@ public sealed class LegacyContainer : DmaContainer
 
     private readonly KernelFd _container;
     private readonly List<Group> _groups = [];
-    private MappedArea[] _areas = [];
+    private readonly Lock _areasGate = new();
+    private readonly AreaList _areas = new();
 
     private LegacyContainer(KernelFd container)
     {
@@ -42,7 +43,24 @@ public sealed class LegacyContainer : DmaContainer
 
     public override string Backend => "legacy";
 
-    public override IReadOnlyList<MappedArea> Areas => Volatile.Read(ref _areas);
+    public override IReadOnlyList<MappedArea> Areas
+    {
+        get { lock (_areasGate) return _areas.Snapshot; }
+    }
+
+    /// <inheritdoc/>
+    public override MappedArea[] FindAreas(IovaRange range)
+    {
+        lock (_areasGate)
+            return _areas.FindOverlapping(range);
+    }
+
+    /// <inheritdoc/>
+    public override bool Has(MappedArea area)
+    {
+        lock (_areasGate)
+            return _areas.Has(area);
+    }
 
     /// <summary>False: no hardware records dirty pages for type1.</summary>
     public override bool SupportsDirtyTracking => false;
@@ -222,7 +240,7 @@ public sealed class LegacyContainer : DmaContainer
 
     protected override ulong UnmapLocked(IovaRange range, DirtyBuffer? buffer, PageBitmap? pages)
     {
-        MappedArea[] inside = [.. _areas.Where(area => area.Range.Overlaps(range))];
+        MappedArea[] inside = FindAreas(range);
         if (Array.Find(inside, area => !range.Contains(area.Range)) is { } cut)
             throw new ArgumentException($"Unmapping {range} would cut the mapping {cut.Range}.", nameof(range));
         ulong total = 0;
@@ -232,7 +250,8 @@ public sealed class LegacyContainer : DmaContainer
                 table.UnmapDirty(area, buffer, pages);
             else
                 UnmapPiece(area);
-            Volatile.Write(ref _areas, [.. _areas.Where(other => other != area)]);
+            lock (_areasGate)
+                _areas.Remove([area]);
             total += area.Range.ByteLength;
         }
 
@@ -249,7 +268,8 @@ public sealed class LegacyContainer : DmaContainer
         }
 
         _groups.Clear();
-        _areas = [];
+        lock (_areasGate)
+            _areas.Clear();
         _container.Dispose();
     }
 
@@ -277,10 +297,8 @@ public sealed class LegacyContainer : DmaContainer
             });
         }
 
-        int at = _areas.Length;
-        while (at > 0 && _areas[at - 1].Range.First.Value > iova)
-            at--;
-        Volatile.Write(ref _areas, [.. _areas.AsSpan(0, at), area, .. _areas.AsSpan(at)]);
+        lock (_areasGate)
+            _areas.Add(area);
         return area;
     }
 
@@ -374,7 +392,8 @@ public sealed class LegacyContainer : DmaContainer
         if (_groups.Count != 0)
             return;
         // The driver went with its last group, and all mappings with it.
-        Volatile.Write(ref _areas, []);
+        lock (_areasGate)
+            _areas.Clear();
         Table = null;
     }
 

@@ -83,8 +83,10 @@ public sealed class GuestIommuTests : IDisposable
         Assert.Empty(_container.Areas);
     }
 
-    [Fact]
-    public void Whatever_a_guest_says_the_list_is_what_is_mapped()
+    [Theory]
+    [InlineData(Backend.Iommufd)]
+    [InlineData(Backend.Legacy)]
+    public void Whatever_a_guest_says_the_list_is_what_is_mapped(Backend backend)
     {
         var random = new Random(20261122);
         ulong[] numbers = [0, 1, 4095, 4096, 8192, MiB, 8 * MiB, 1UL << 32, 1UL << 47, 1UL << 63, ulong.MaxValue,
@@ -92,7 +94,10 @@ public sealed class GuestIommuTests : IDisposable
         ulong Number() => random.Next(3) == 0
             ? numbers[random.Next(numbers.Length)]
             : (ulong)random.NextInt64(0, 1L << random.Next(12, 63)) & (random.Next(4) == 0 ? ulong.MaxValue : ~0xfffUL);
-        using AssignedAlone alone = AssignAlone();
+        using DmaContainer container = backend == Backend.Legacy
+            ? LegacyContainer.Create(_rig.Faults)
+            : IommufdContainer.Create(_iommufd);
+        using AssignedAlone alone = AssignAlone(container);
         GuestIommuEndpoint endpoint = alone.Endpoint;
         int made = 0;
         for (int round = 0; round < 4000; round++)
@@ -352,15 +357,17 @@ public sealed class GuestIommuTests : IDisposable
         return isTaken;
     }
 
-    private AssignedAlone AssignAlone()
+    private AssignedAlone AssignAlone(DmaContainer container)
     {
         // A device before the container, so that its IOMMU has a say in what is mapped.
-        VfioDevice device = _container.Open(_rig.Soft.Sysfs, VfioDiscovery.GetPciFolder("0000:01:00.0"), "nvme1");
-        _container.Attach(device);
-        return new AssignedAlone(device, _container, AddTranslated(new GuestIommu()));
+        VfioDevice device = container.Open(_rig.Soft.Sysfs, VfioDiscovery.GetPciFolder("0000:01:00.0"), "nvme1");
+        container.Attach(device);
+        GuestIommuEndpoint endpoint = new GuestIommu().Add("nvme1", container, _rig.Memory, _rig.MemoryFile);
+        endpoint.SetMode(EndpointMode.Translated);
+        return new AssignedAlone(device, container, endpoint);
     }
 
-    private sealed record AssignedAlone(VfioDevice Device, IommufdContainer Container, GuestIommuEndpoint Endpoint) : IDisposable
+    private sealed record AssignedAlone(VfioDevice Device, DmaContainer Container, GuestIommuEndpoint Endpoint) : IDisposable
     {
         public void Dispose()
         {

@@ -182,17 +182,19 @@ public sealed class AssignmentTracking : IDisposable
                 return;
             }
 
-            MappedArea[] before = [.. container.Areas.Where(area => range.Contains(area.Range))];
+            MappedArea[] before = container.FindAreas(range);
             try
             {
                 unmapped = container.Unmap(range, _buffer, pages);
             }
             finally
             {
-                var left = new HashSet<MappedArea>(container.Areas, ReferenceEqualityComparer.Instance);
-                MappedArea[] gone = [.. before.Where(area => !left.Contains(area))];
-                foreach (AssignedDevice device in _devices.Where(device => device.Container == container))
-                    TakeGone(device, gone, pages);
+                MappedArea[] gone = Array.FindAll(before, area => !container.Has(area));
+                foreach (AssignedDevice device in _devices)
+                {
+                    if (device.Container == container)
+                        TakeGone(device, gone, pages);
+                }
             }
         });
         return unmapped;

@@ -262,6 +262,53 @@ public sealed class LegacyContainerTests : IDisposable
         Assert.Contains("type1", choice.Reason, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void A_mediated_device_alone_costs_what_it_pinned_and_what_a_neighbour_wrote_is_kept_when_it_leaves()
+    {
+        using (LegacyContainer container = LegacyContainer.Create(_rig.Faults))
+        {
+            string folder = VfioDiscovery.FindFolder(_rig.Soft.Sysfs, SoftRig.MdevUuid);
+            using AssignedDevice mdev = AssignedDevice.Assign(
+                container.Open(_rig.Soft.Sysfs, folder, "mtty"), container,
+                new AssignmentOptions { LogUse = DeviceLogUse.Off });
+            container.MapMemory(_rig.Memory, _rig.MemoryFile);
+            Assert.Equal(TrackerKind.Type1, mdev.Tracker.Kind);
+            Assert.Null(mdev.CostBytes);
+            using AssignmentTracking tracking = AssignmentTracking.Create(_rig.Faults, [mdev]);
+            var tracker = new DirtyTracker(_rig.Memory.SpanPages, tracking.Sources);
+            tracking.Connect(tracker);
+            tracker.Start();
+            // type1 reports what is pinned, and an mdev without DMA pins nothing; the first read may hold the start.
+            tracker.Harvest().Commit();
+            Assert.Equal(0UL, Count(tracker));
+
+            AssignedDevice nvme = _rig.Assign(container, 1);
+            tracking.Join(nvme);
+            Assert.Equal(SoftRig.MemoryLength, mdev.CostBytes);
+            Assert.Equal(_rig.Memory.SpanPages, Count(tracker));
+            new AdminQueue(nvme.Device, _rig.Memory, 0x10_0000).Identify(700);
+            tracking.Leave(nvme);
+            using (DirtyLease last = tracker.Harvest())
+            {
+                last.Commit();
+                Assert.True(last.Pages[700]);
+            }
+
+            Assert.Equal(0UL, Count(tracker));
+            Assert.Null(mdev.CostBytes);
+            tracker.Stop();
+        }
+
+        Assert.Equal(_rig.Baseline, _rig.Soft.CountOpen());
+    }
+
+    private static ulong Count(DirtyTracker tracker)
+    {
+        using DirtyLease lease = tracker.Harvest();
+        lease.Commit();
+        return lease.PageCount;
+    }
+
     private static void AssertRemedy(Errno errno, string remedy, Action action)
     {
         KernelException failure = Assert.Throws<KernelException>(action);

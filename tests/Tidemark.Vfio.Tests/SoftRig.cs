@@ -10,11 +10,12 @@ namespace Tidemark.Vfio.Tests;
 /// <summary>
 /// A soft host with guest memory of 8 MiB and NVMe controllers: <c>01</c> tracked by its IOMMU only, <c>02</c> with a
 /// log of its own behind an IOMMU that can not track, <c>03</c> like 02 without the log, <c>04</c> like 01, <c>05</c>
-/// with a log of its own behind the IOMMU of 01.
+/// with a log of its own behind the IOMMU of 01; and a mediated device.
 /// </summary>
 internal sealed class SoftRig : IDisposable
 {
     public const ulong MemoryLength = 8 << 20;
+    public const string MdevUuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
 
     private readonly LinuxKernel _host = new();
     private readonly string _diskPath = Path.GetTempFileName();
@@ -26,7 +27,10 @@ internal sealed class SoftRig : IDisposable
         Soft = new SoftKernel(_host, new SoftHost(
             [new SoftIommuUnit("capable"), new SoftIommuUnit("plain") { DirtyTracking = false }],
             [Nvme(1, "capable"), Nvme(2, "plain") with { DmaLogging = true }, Nvme(3, "plain"), Nvme(4, "capable"),
-                Nvme(5, "capable") with { DmaLogging = true }]));
+                Nvme(5, "capable") with { DmaLogging = true }])
+        {
+            Mediated = [new SoftMtty(MdevUuid, Ports: 1)],
+        });
         Faults = new FaultInjectingKernel(Soft);
         MemoryFile = new KernelFd(
             Soft, (int)Soft.MemfdCreate("guest", MemfdFlags.CloseOnExec).ThrowIfFailed("memfd").Value);

@@ -163,12 +163,16 @@ public sealed class WorkloadTests : IDisposable
     public void A_step_that_fails_ends_the_thread_and_a_pause_returns()
     {
         using var go = new ManualResetEventSlim();
+        using var entered = new ManualResetEventSlim();
         using var thread = new PausableThread("test", () =>
         {
+            entered.Set();
             go.Wait();
             throw new InvalidDataException("planted");
         });
         thread.Start();
+        // A pause that comes first would keep the step from being made.
+        Assert.True(entered.Wait(TimeSpan.FromSeconds(20)));
         var pauser = new Thread(thread.Pause);
         pauser.Start();
         go.Set();

@@ -79,6 +79,7 @@ lab_dispatch() { # NAME
             done
             return $worst ;;
         demo) lab_demo ;;
+        machines) lab_machines ;;
         tests) lab_tests ;;
         record) lab_record ;;
         run) lab_command ;;
@@ -134,6 +135,18 @@ SCRIPT
     LIMIT=${LIMIT:-1500} guest_run "${profile:-vtd-dirty}" "$folder" >"$folder/console.txt" 2>&1
     status=$?
     grep -aE '^Tidemark|Total:|\[FAIL\]' "$folder/console.txt"
+    [ $status = 0 ] || say "the whole output is in $folder/console.txt"
+    return $status
+}
+
+lab_machines() { # machines move through each interface of the kernel
+    local folder status
+    lab_program
+    folder=$(lab_folder machines)
+    lab_script "$folder" <"$lab/guest/machines.sh"
+    LIMIT=${LIMIT:-600} guest_run "${profile:-vtd-dirty}" "$folder" >"$folder/console.txt" 2>&1
+    status=$?
+    tr -d '\r' <"$folder/console.txt" | grep -aE '^machine '
     [ $status = 0 ] || say "the whole output is in $folder/console.txt"
     return $status
 }

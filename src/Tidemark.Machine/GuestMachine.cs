@@ -63,7 +63,6 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
                 kernel, [.. _devices.Select(device => device.Assigned)],
                 (exercises & GuestMachineExercises.Reattach) != 0));
             DirtyTracker = CreateTracker(faults);
-            Verdict = MigrationVerdict.Judge([.. _devices.Select(device => device.Assigned)]);
             RefuseWhatMustMove();
             _workload = Own(new GuestWorkload(Memory, _layout, description.Workload, _devices));
             // The machine's IOMMU first: its mappings are there before a device runs.
@@ -96,8 +95,9 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
 
     public CpuWriter Processor => _workload.Processor;
 
-    /// <summary>Whether the devices can move together, why not, and at what price.</summary>
-    public MigrationVerdict Verdict { get; }
+    /// <summary>Whether the devices can move together, why not, and at what price; judged at each call, by what is
+    /// there.</summary>
+    public MigrationVerdict Verdict => MigrationVerdict.Judge([.. _devices.Select(device => device.Assigned)]);
 
     public IReadOnlyList<IMigratable> Parts { get; }
 

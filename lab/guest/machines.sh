@@ -1,0 +1,58 @@
+# What `./lab/run machines` does in the guest: machines on real devices move from one process to another, each through
+# another interface of the kernel. Ends with 1 when one of them does not arrive whole. The machine's devices are the first
+# two controllers (source, destination), or the two mdevs.
+set -- $LAB_NVME
+controllers="$1 $2"
+set -- $LAB_MTTY
+mdevs="$1 $2"
+worst=0
+cd /tmp
+
+wait_for() { # COMMAND...: until it succeeds, 60 s at most
+    left=60
+    until "$@" >/dev/null 2>&1; do
+        [ $left -gt 0 ] || return 1
+        left=$((left - 1))
+        sleep 1
+    done
+}
+
+describe() { # NAME DEVICE MACHINE-KEYS DEVICE-KEYS
+    cat <<JSON
+{ "name": "$1", $3 "workload": { "fill": "8MiB", "cpuWorkingSet": "4MiB", "cpuBytesPerSecond": "2MiB" },
+  "devices": [ { "name": "device", "host": "$2", $4 "arena": "4MiB", "blockSize": "16KiB",
+                 "readBytesPerSecond": "8MiB", "sameDisk": "copy" } ] }
+JSON
+}
+
+move() { # NAME DEVICES MACHINE-KEYS DEVICE-KEYS
+    name=$1
+    describe "$name" "${2% *}" "$3" "$4" >"$name-here.json"
+    describe "$name" "${2#* }" "$3" "$4" >"$name-there.json"
+    tidemark run "$name-here.json" --kernel linux >"$name.log" 2>&1 &
+    wait_for tidemark status "$name"
+    tidemark dirty-rate "$name" --json >"/host/$name-rate.json" 2>>"$name.log"
+    tidemark receive "$name-there.json" --name "$name-there" --kernel linux --listen "unix:/tmp/$name.sock" >>"$name.log" 2>&1 &
+    wait_for test -e "/tmp/$name.sock"
+    tidemark migrate "$name" "unix:/tmp/$name.sock" --verify --downtime-limit 3000 --json >"/host/$name.json" 2>>"$name.log"
+    status=$?
+    sleep 1
+    tidemark status "$name-there" --json >"/host/$name-there.json" 2>>"$name.log"
+    tidemark stop "$name-there" >>"$name.log" 2>&1
+    if [ $status = 0 ] && grep -q '"lostPages":0' "/host/$name.json" && grep -q '"dataErrors":0' "/host/$name-there.json"; then
+        echo "machine $name: moved, 0 lost pages"
+    else
+        echo "machine $name: FAILED ($status)"
+        cat "$name.log" "/host/$name.json"
+        worst=1
+    fi
+}
+
+move iommufd "$controllers" '"memory": { "size": "64MiB" }, "backend": "iommufd",' ''
+move huge-pages "$controllers" '"memory": { "size": "64MiB", "hugePages": true }, "backend": "iommufd",' ''
+move viommu "$controllers" '"memory": { "size": "64MiB" }, "backend": "iommufd",' '"viommu": "translated",'
+move legacy "$controllers" '"memory": { "size": "64MiB" }, "backend": "legacy",' ''
+move legacy-viommu "$controllers" '"memory": { "size": "64MiB" }, "backend": "legacy",' '"viommu": "translated",'
+move mdev "$mdevs" '"memory": { "size": "64MiB" }, "backend": "iommufd",' ''
+move legacy-mdev "$mdevs" '"memory": { "size": "64MiB" }, "backend": "legacy",' ''
+exit $worst

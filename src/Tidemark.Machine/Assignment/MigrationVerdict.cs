@@ -37,8 +37,10 @@ public sealed record StatedCost(string Device, ulong BytesPerPass, string Reason
     /// <summary>How long a stopped machine waits for these bytes over a link, at the least.</summary>
     public TimeSpan PredictDowntime(double bytesPerSecond) => TimeSpan.FromSeconds(BytesPerPass / bytesPerSecond);
 
-    public override string ToString() =>
-        $"{BytesPerPass >> 20} MiB are sent in every pass for {Device}, the last one included: "
+    /// <remarks>A look at a host maps no memory, and so knows no figure.</remarks>
+    public override string ToString() => BytesPerPass == 0
+        ? $"All memory that is mapped for {Device} is sent in every pass, the last one included. {Reason}"
+        : $"{BytesPerPass >> 20} MiB are sent in every pass for {Device}, the last one included: "
         + $"{Math.Ceiling(PredictDowntime(1 << 30).TotalMilliseconds)} ms of downtime at 1 GiB/s. {Reason}";
 }
 

@@ -44,13 +44,13 @@ public sealed partial class SoftKernel
 
             if (_mediated.Exists(other => other.Name == description.Uuid))
                 throw new ArgumentException($"Two devices have the UUID {description.Uuid}.", nameof(descriptions));
-            var group = new VfioGroup(this, _devices.Count + _mediated.Count, description.Uuid, port: null);
+            var group = new VfioGroup(this, _devices.Count + _mediated.Count, iommu: null);
             var device = new MttyDevice(description, this) { Group = group };
-            group.Device = (out SoftVfioDevice? found) =>
+            group.Add(description.Uuid, (out SoftVfioDevice? found) =>
             {
                 found = device;
                 return Errno.Success;
-            };
+            });
             _mediated.Add(device);
         }
     }
@@ -66,7 +66,7 @@ public sealed partial class SoftKernel
 
         public DevicePort Port { get; } = port;
 
-        /// <summary>The device's IOMMU group, which it has to itself.</summary>
+        /// <summary>The device's IOMMU group, which others may share.</summary>
         public VfioGroup Group { get; } = group;
 
         /// <summary>A new open file. Otherwise the errno with which the device could not be built.</summary>

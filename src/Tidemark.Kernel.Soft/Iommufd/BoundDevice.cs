@@ -1,4 +1,5 @@
 using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Devices;
 using Tidemark.Kernel.Soft.Paging;
 
 namespace Tidemark.Kernel.Soft.Iommufd;
@@ -39,6 +40,23 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
     public BoundGroup Group { get; }
 
     public uint DeviceId => Id;
+
+    public uint DeviceIdOf(IDmaPort port)
+    {
+        uint id = VfioPciDependentDevice.DevidNotOwned;
+        lock (_context.Gate)
+        {
+            foreach (BoundDevice other in _context.Objects.All.OfType<BoundDevice>())
+            {
+                if (ReferenceEquals(other.Port, port))
+                    return other.Id;
+                if (ReferenceEquals(other.Port.Group, (port as DevicePort)?.Group))
+                    id = VfioPciDependentDevice.DevidOwned;
+            }
+        }
+
+        return id;
+    }
 
     /// <summary>The kernel's own test device; null: a real one.</summary>
     public TestDomainDevice? TestDevice { get; init; }

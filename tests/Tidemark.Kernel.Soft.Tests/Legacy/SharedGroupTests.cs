@@ -1,3 +1,5 @@
+using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using Tidemark.Abi;
 using static Tidemark.Kernel.Soft.Tests.Legacy.LegacyFixture;
 
@@ -8,6 +10,8 @@ public sealed class SharedGroupTests : IDisposable
 {
     private const ulong Page = 4096;
     private const ulong Iova = 0x10_0000;
+    private const ulong Config = 7UL << 40;
+    private const ulong AdminQueueAttributes = 0x24;
     private const string Sibling = "0000:01:00.1";
 
     private readonly LegacyFixture _fixture = new(host => host with
@@ -90,11 +94,91 @@ public sealed class SharedGroupTests : IDisposable
         _fixture.AssertNothingIsLeft(_fixture.Open("/dev/vfio/0"), stranger, iommufd);
     }
 
-    private Errno Bind(int cdev, int iommufd)
+    [Fact]
+    public void A_hot_reset_of_a_group_on_one_bus_is_its_owners_and_reaches_both()
+    {
+        int iommufd = _fixture.Open("/dev/iommu");
+        int first = _fixture.Open("/dev/vfio/devices/vfio0"), second = _fixture.Open("/dev/vfio/devices/vfio3");
+        Assert.Equal(Errno.Success, Bind(first, iommufd));
+        // The sibling is owned with the group before it has an id.
+        AssertInfo(_fixture, first, 28, Errno.Success, 3, 2, 1, 0x0001_0000, 0, 0x0101_0000);
+        AssertInfo(_fixture, first, 20, Errno.ENOSPC, 0, 2, 0, 0, 0, 0);
+        Assert.Equal(Errno.Success, Bind(second, iommufd));
+        AssertInfo(_fixture, first, 28, Errno.Success, 3, 2, 1, 0x0001_0000, 2, 0x0101_0000);
+        SetQueueSizes(_fixture, second);
+        Assert.Equal(Errno.Success, HotReset(_fixture, first));
+        Assert.Equal(0u, QueueSizes(_fixture, second));
+        _fixture.AssertNothingIsLeft(first, second, iommufd);
+    }
+
+    [Fact]
+    public void A_hot_reset_of_a_bus_with_two_groups_needs_both()
+    {
+        using var fixture = new LegacyFixture(host => host with
+        {
+            Devices = [.. host.Devices, host.Devices[0] with { Address = Sibling }],
+        });
+        int iommufd = fixture.Open("/dev/iommu");
+        int first = fixture.Open("/dev/vfio/devices/vfio0"), second = fixture.Open("/dev/vfio/devices/vfio3");
+        Assert.Equal(Errno.Success, Bind(first, iommufd, fixture));
+        AssertInfo(fixture, first, 28, Errno.Success, 1, 2, 1, 0x0001_0000, uint.MaxValue, 0x0101_0000);
+        Assert.Equal(Errno.EINVAL, HotReset(fixture, first));
+        Assert.Equal(Errno.Success, Bind(second, iommufd, fixture));
+        Assert.Equal(Errno.Success, HotReset(fixture, first));
+        foreach (int descriptor in new[] { first, second, iommufd })
+            Assert.True(fixture.Kernel.Close(descriptor).Succeeded);
+
+        (int container, int[] groups) = fixture.Type1(VfioExtension.Type1V2, 0, 3);
+        first = (int)fixture.OpenDevice(groups[0], Intel).Value;
+        second = (int)fixture.OpenDevice(groups[1], Sibling).Value;
+        AssertInfo(fixture, first, 28, Errno.Success, 0, 2, 0, 0x0001_0000, 3, 0x0101_0000);
+        SetQueueSizes(fixture, second);
+        Assert.Equal(Errno.EINVAL, HotReset(fixture, first, groups[0]));
+        Assert.NotEqual(0u, QueueSizes(fixture, second));
+        Assert.Equal(Errno.EINVAL, HotReset(fixture, first, groups[0], groups[1], groups[1]));
+        Assert.Equal(Errno.Success, HotReset(fixture, first, groups[0], groups[1]));
+        Assert.Equal(0u, QueueSizes(fixture, second));
+        fixture.AssertNothingIsLeft(first, second, groups[0], groups[1], container);
+    }
+
+    /// <param name="words">The flags, the count and two entries of two words.</param>
+    private static void AssertInfo(
+        LegacyFixture fixture, int device, int argsz, Errno answer, params uint[] words)
+    {
+        byte[] argument = new byte[28];
+        BinaryPrimitives.WriteInt32LittleEndian(argument, argsz);
+        Assert.Equal(
+            answer, fixture.Kernel.Ioctl(device, VfioRequests.DeviceGetPciHotResetInfo.Value, argument).Errno);
+        Assert.Equal(words, MemoryMarshal.Cast<byte, uint>(argument.AsSpan(4)).ToArray());
+    }
+
+    private static Errno HotReset(LegacyFixture fixture, int device, params int[] groups)
+    {
+        int[] words = [12 + (4 * groups.Length), 0, groups.Length, .. groups];
+        return fixture.Kernel.Ioctl(
+            device, VfioRequests.DevicePciHotReset.Value, MemoryMarshal.AsBytes(words.AsSpan())).Errno;
+    }
+
+    /// <summary>A register that only a reset clears.</summary>
+    private static void SetQueueSizes(LegacyFixture fixture, int device)
+    {
+        Assert.True(fixture.Kernel.Pwrite(device, [6, 0], Config + 4).Succeeded);
+        Assert.True(fixture.Kernel.Pwrite(device, [31, 0, 31, 0], AdminQueueAttributes).Succeeded);
+        Assert.Equal(0x001F_001Fu, QueueSizes(fixture, device));
+    }
+
+    private static uint QueueSizes(LegacyFixture fixture, int device)
+    {
+        byte[] value = new byte[4];
+        Assert.True(fixture.Kernel.Pread(device, value, AdminQueueAttributes).Succeeded);
+        return BinaryPrimitives.ReadUInt32LittleEndian(value);
+    }
+
+    private Errno Bind(int cdev, int iommufd, LegacyFixture? fixture = null)
     {
         var bind = VfioDeviceBindIommufd.Create(iommufd);
-        return _fixture.Kernel.Ioctl(
+        return (fixture ?? _fixture).Kernel.Ioctl(
             cdev, VfioRequests.DeviceBindIommufd.Value,
-            System.Runtime.InteropServices.MemoryMarshal.AsBytes(new Span<VfioDeviceBindIommufd>(ref bind))).Errno;
+            MemoryMarshal.AsBytes(new Span<VfioDeviceBindIommufd>(ref bind))).Errno;
     }
 }

@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using System.Text;
 using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Devices;
 using Tidemark.Kernel.Soft.Files;
 using Tidemark.Kernel.Soft.Iommufd;
 using Tidemark.Kernel.Soft.Paging;
@@ -185,22 +186,32 @@ internal sealed class VfioGroup(SoftKernel kernel, int number, IommuGroup? iommu
     }
 
     /// <summary>
-    /// Whether a hot reset's list of group descriptors names this group, which holds all that the reset touches. EBADF:
-    /// one is not open; EINVAL: too many, something else, or not this group.
+    /// Whether a hot reset's list of group descriptors names the groups of all that the reset touches. EBADF: one is not
+    /// open; EINVAL: too many, something else, or one missing.
     /// </summary>
-    public Errno CheckHotReset(ReadOnlySpan<byte> descriptors, uint count)
+    public Errno CheckHotReset(
+        ReadOnlySpan<byte> descriptors, uint count, IReadOnlyList<IPciFunction> functions)
     {
-        const uint AffectedDevices = 1;
-        if (count > AffectedDevices)
+        if (count > functions.Count)
             return Errno.EINVAL;
-        if (!BinaryPrimitives.TryReadInt32LittleEndian(descriptors, out int descriptor))
+        if (descriptors.Length / sizeof(int) < count)
             return Errno.EFAULT;
-        Errno errno = kernel.TryHold(descriptor, out OpenFile? held);
-        if (errno != Errno.Success)
-            return errno;
-        bool isThis = held?.File is VfioGroupFile file && ReferenceEquals(file.Group, this);
-        kernel.Drop(held);
-        return isThis ? Errno.Success : Errno.EINVAL;
+        var named = new HashSet<VfioGroup>(ReferenceEqualityComparer.Instance);
+        for (int index = 0; index < count; index++)
+        {
+            int descriptor = BinaryPrimitives.ReadInt32LittleEndian(descriptors[(index * sizeof(int))..]);
+            Errno errno = kernel.TryHold(descriptor, out OpenFile? held);
+            if (errno != Errno.Success)
+                return errno;
+            VfioGroup? group = (held?.File as VfioGroupFile)?.Group;
+            kernel.Drop(held);
+            if (group is null)
+                return Errno.EINVAL;
+            named.Add(group);
+        }
+
+        bool all = functions.All(function => function.Group is { } group && named.Contains(group));
+        return all ? Errno.Success : Errno.EINVAL;
     }
 
     private Errno SetContainer(VfioContainer container)
@@ -305,6 +316,9 @@ internal sealed class VfioGroup(SoftKernel kernel, int number, IommuGroup? iommu
     private sealed class ContainerBinding(VfioGroup group) : IBoundDevice
     {
         public uint DeviceId => 0;
+
+        /// <summary>There is no iommufd.</summary>
+        public uint DeviceIdOf(IDmaPort port) => VfioPciDependentDevice.DevidNotOwned;
 
         public Errno Attach(ref uint pageTableId) => Errno.ENOTTY;
 

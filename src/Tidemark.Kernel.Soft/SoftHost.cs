@@ -79,11 +79,18 @@ public enum SoftIommuKind
 }
 
 /// <summary>An NVMe controller behind VFIO, and what its driver (in the host's kernel) can do for migration.</summary>
-/// <param name="Address">PCI address, <c>0000:01:00.0</c>. Each device is alone in its IOMMU group.</param>
+/// <param name="Address">PCI address, <c>0000:01:00.0</c>.</param>
 /// <param name="IommuUnit">Name of the <see cref="SoftIommuUnit"/> it sits behind; null: it has none (the no-IOMMU mode of
 /// VFIO's device files).</param>
 public sealed record SoftNvme(string Address, string? IommuUnit, SoftDisk Disk)
 {
+    /// <summary>
+    /// Address of a device before this one in <see cref="SoftHost.Devices"/>, behind the same IOMMU, whose IOMMU group
+    /// this one shares: the two then have one owner and one page table. Null: it is alone in a group, or the first one of
+    /// it. The group has the number of its first device.
+    /// </summary>
+    public string? GroupWith { get; init; }
+
     /// <summary>Has the migration feature at all (STOP_COPY).</summary>
     public bool Migration { get; init; } = true;
 

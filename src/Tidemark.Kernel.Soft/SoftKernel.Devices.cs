@@ -1,5 +1,6 @@
 using System.Globalization;
 using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Devices;
 using Tidemark.Kernel.Soft.Devices.Mtty;
 using Tidemark.Kernel.Soft.Devices.Nvme;
 using Tidemark.Kernel.Soft.Files;
@@ -44,30 +45,49 @@ public sealed partial class SoftKernel
 
             if (_mediated.Exists(other => other.Name == description.Uuid))
                 throw new ArgumentException($"Two devices have the UUID {description.Uuid}.", nameof(descriptions));
-            var group = new VfioGroup(this, _devices.Count + _mediated.Count, description.Uuid, port: null);
+            var group = new VfioGroup(this, _devices.Count + _mediated.Count, iommu: null);
             var device = new MttyDevice(description, this) { Group = group };
-            group.Device = (out SoftVfioDevice? found) =>
+            group.Add(description.Uuid, (out SoftVfioDevice? found) =>
             {
                 found = device;
                 return Errno.Success;
-            };
+            });
             _mediated.Add(device);
         }
     }
 
     /// <summary>A device of the description, and the thing itself once somebody opened it.</summary>
-    private sealed class DeviceSlot(SoftNvme description, DevicePort port, VfioGroup group) : IDisposable
+    private sealed class DeviceSlot(SoftNvme description, DevicePort port, VfioGroup group)
+        : IDisposable, IPciFunction
     {
         private readonly Lock _gate = new();
-        private SoftVfioDevice? _device;
+        private PciVfioDevice? _device;
         private bool _disposed;
 
         public SoftNvme Description { get; } = description;
 
         public DevicePort Port { get; } = port;
 
-        /// <summary>The device's IOMMU group, which it has to itself.</summary>
+        /// <summary>The device's IOMMU group, which others may share.</summary>
         public VfioGroup Group { get; } = group;
+
+        string IPciFunction.Name => Description.Address;
+
+        IDmaPort IPciFunction.Port => Port;
+
+        VfioGroup? IPciFunction.Group => Description.IommuUnit is null ? null : Group;
+
+        PciVfioDevice? IPciFunction.Device
+        {
+            get
+            {
+                lock (_gate)
+                    return _device;
+            }
+        }
+
+        /// <summary>The bus in the address: what is before the slot.</summary>
+        private string BusName => Description.Address[..(Description.Address.LastIndexOf(':') + 1)];
 
         /// <summary>A new open file. Otherwise the errno with which the device could not be built.</summary>
         public Errno TryOpen(SoftKernel kernel, out SoftFile? file)
@@ -118,6 +138,7 @@ public sealed partial class SoftKernel
             {
                 // FIDELITY: no group of a device without IOMMU, as in a kernel without CONFIG_VFIO_GROUP.
                 Group = Description.IommuUnit is null ? null : Group,
+                Bus = kernel._devices.FindAll(other => other.BusName == BusName),
             };
         }
     }

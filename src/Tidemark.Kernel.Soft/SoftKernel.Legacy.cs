@@ -26,12 +26,29 @@ public sealed partial class SoftKernel
             _files.Drop(file);
     }
 
-    private void AddSlot(SoftNvme device, DevicePort port)
+    /// <exception cref="ArgumentException">It can not be in the group that it asks for.</exception>
+    private void AddSlot(SoftNvme device, SoftIommuUnit? unit)
     {
-        var group = new VfioGroup(this, _devices.Count, device.Address, port);
+        DeviceSlot? other = device.GroupWith is null ? null : FindGroupOf(device);
+        var port = new DevicePort(unit, Physical, other?.Port.Group);
+        VfioGroup group = other?.Group ?? new VfioGroup(this, _devices.Count, port.Group);
         var slot = new DeviceSlot(device, port, group);
-        group.Device = (out found) => slot.TryGetDevice(this, out found);
+        group.Add(device.Address, (out found) => slot.TryGetDevice(this, out found));
         _devices.Add(slot);
+    }
+
+    private DeviceSlot FindGroupOf(SoftNvme device)
+    {
+        if (_devices.Find(slot => slot.Description.Address == device.GroupWith) is not { } other)
+        {
+            throw new ArgumentException(
+                $"Device {device.Address} shares the group of {device.GroupWith}, which is no device before it.");
+        }
+
+        return device.IommuUnit is not null && other.Description.IommuUnit == device.IommuUnit
+            ? other
+            : throw new ArgumentException(
+                $"Device {device.Address} shares the group of {device.GroupWith}, which must be behind the same IOMMU.");
     }
 
     private SyscallResult OpenLegacy(string path)

@@ -43,8 +43,8 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
     private bool _disposed;
 
     /// <param name="host">Does what is not emulated. Not disposed.</param>
-    /// <exception cref="ArgumentException">A device names an IOMMU that the host does not have, or two devices share an
-    /// address.</exception>
+    /// <exception cref="ArgumentException">A device names an IOMMU that the host does not have, two devices share an
+    /// address, or a device shares the group of one that is not before it behind the same IOMMU.</exception>
     public SoftKernel(IKernel host, SoftHost hardware, SoftKernelFaults faults = SoftKernelFaults.None)
     {
         ArgumentNullException.ThrowIfNull(host);
@@ -74,7 +74,7 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
 
             if (_devices.Exists(other => other.Description.Address == device.Address))
                 throw new ArgumentException($"Two devices have the address {device.Address}.", nameof(hardware));
-            AddSlot(device, new DevicePort(unit, Physical));
+            AddSlot(device, unit);
         }
 
         AddMediated(hardware.Mediated);

@@ -15,7 +15,7 @@ namespace Tidemark.Kernel.Soft;
 /// /sys/devices/virtual/mtty/mtty/UUID/ driver iommu_group mdev_type vfio-dev/vfioN/dev
 /// /dev/iommu  /dev/vfio/devices/vfioN (or noiommu-vfioN)  /dev/vfio/N  /dev/vfio/vfio
 /// </code>
-/// N counts devices from 0, for groups too.
+/// N counts devices from 0; a group has the number of its first device.
 /// </remarks>
 internal sealed class SoftSysfs : ISysfs
 {
@@ -40,6 +40,9 @@ internal sealed class SoftSysfs : ISysfs
     private const int MostMttyPorts = 24;
 
     private readonly Dictionary<string, Node> _nodes = new(StringComparer.Ordinal);
+
+    /// <summary>Numbers of devices' groups by address.</summary>
+    private readonly Dictionary<string, string> _groups = new(StringComparer.Ordinal);
 
     public SoftSysfs(SoftHost hardware)
     {
@@ -89,10 +92,12 @@ internal sealed class SoftSysfs : ISysfs
             $"../../../../devices/pci0000:00/{device.Address}");
         if (device.IommuUnit is null)
             return;
-        AddLink($"{home}/iommu_group", $"../../../kernel/iommu_groups/{number}");
-        AddLink($"/sys/kernel/iommu_groups/{number}/devices/{device.Address}",
+        string group = device.GroupWith is null ? number : _groups[device.GroupWith];
+        _groups.Add(device.Address, group);
+        AddLink($"{home}/iommu_group", $"../../../kernel/iommu_groups/{group}");
+        AddLink($"/sys/kernel/iommu_groups/{group}/devices/{device.Address}",
             $"../../../../devices/pci0000:00/{device.Address}");
-        AddFile($"{GroupNodePrefix}{number}", null);
+        AddFile($"{GroupNodePrefix}{group}", null);
     }
 
     /// <summary>A device of the mdev bus under its parent, which is mtty's only one.</summary>

@@ -151,6 +151,16 @@ public sealed class ConformanceTests : IDisposable
     }
 
     [Fact]
+    public void Every_case_holds_on_a_host_whose_devices_share_groups()
+    {
+        using var rig = new SoftRig(sharedGroups: true);
+        IReadOnlyList<ConformanceResult> results = Run(rig.Soft);
+        Assert.Empty(results.Where(result => result.Verdict == ConformanceVerdict.Failed)
+            .Select(result => $"{result.Case.Name}: {result.Reason}"));
+        Assert.Equal(rig.Baseline, rig.Soft.CountOpen());
+    }
+
+    [Fact]
     public void A_kernel_that_miscounts_what_it_unmapped_is_found_out() => AssertFoundOut(
         (request, _, argument, answer) =>
         {

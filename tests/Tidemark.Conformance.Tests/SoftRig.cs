@@ -10,7 +10,8 @@ internal sealed class SoftRig : IDisposable
 
     private readonly string _disk = Path.GetTempFileName();
 
-    public SoftRig(SoftKernelFaults faults = SoftKernelFaults.None, bool testDomain = true)
+    /// <param name="sharedGroups">Devices 1 and 2, and 4 and 5, share an IOMMU group.</param>
+    public SoftRig(SoftKernelFaults faults = SoftKernelFaults.None, bool testDomain = true, bool sharedGroups = false)
     {
         File.WriteAllBytes(_disk, new byte[DiskLength]);
         Soft = new SoftKernel(new LinuxKernel(), new SoftHost(
@@ -22,10 +23,13 @@ internal sealed class SoftRig : IDisposable
             ],
             [
                 Nvme(1, "tracking", p2p: false, preCopy: false),
-                Nvme(2, "tracking", p2p: true, preCopy: false),
+                Nvme(2, "tracking", p2p: true, preCopy: false) with { GroupWith = sharedGroups ? Address(1) : null },
                 Nvme(3, "tracking", p2p: false, preCopy: true) with { DmaLogging = true },
                 Nvme(4, "plain", p2p: true, preCopy: true) with { DmaLogging = true },
-                Nvme(5, "plain", p2p: false, preCopy: false) with { Migration = false },
+                Nvme(5, "plain", p2p: false, preCopy: false) with
+                {
+                    Migration = false, GroupWith = sharedGroups ? Address(4) : null,
+                },
                 Nvme(6, "five-levels", p2p: false, preCopy: false) with { Migration = false },
                 Nvme(7, "amd", p2p: false, preCopy: false) with { Migration = false },
                 Nvme(8, "smmuv3", p2p: false, preCopy: false) with { Migration = false },

@@ -1,4 +1,5 @@
 using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Devices;
 
 namespace Tidemark.Kernel.Soft.Iommufd;
 
@@ -11,6 +12,9 @@ internal sealed class AccessDevice(IoasAccess access) : IBoundDevice
     public uint DeviceId => access.Id;
 
     public IoasAccess Access => access;
+
+    /// <summary>It is on no bus.</summary>
+    public uint DeviceIdOf(IDmaPort port) => VfioPciDependentDevice.DevidNotOwned;
 
     /// <summary>ENOENT also for the id of a page table. The id stays as it is: there is no page table.</summary>
     public Errno Attach(ref uint pageTableId) =>

@@ -1,11 +1,13 @@
 using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Devices;
 using Tidemark.Kernel.Soft.Paging;
 
 namespace Tidemark.Kernel.Soft.Iommufd;
 
 /// <summary>
 /// A device bound to an iommufd context, and its attachments: one of the device itself (PASID 0), and one of each PASID
-/// in use. Alone in its group, so there are no other devices to agree with.
+/// in use. Devices of one group are attached to the same table: the first one decides, and whoever moves takes the
+/// others along.
 /// </summary>
 /// <remarks>
 /// <code>
@@ -17,13 +19,15 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
 {
     private readonly IommufdContext _context;
     private readonly bool _holdsContext;
-    private readonly Dictionary<uint, AttachableTable> _attached = [];
     private bool _unbound;
 
-    /// <param name="holdsContext">The context lives until the device is unbound, and has one reference for it.</param>
-    public BoundDevice(IommufdContext context, DevicePort port, bool holdsContext = true)
+    /// <param name="group">Claimed for the context, if it can have other owners.</param>
+    /// <param name="holdsContext">The context lives until the device is unbound, and has one reference for it; the claim
+    /// ends then. False for a device that the context made itself.</param>
+    public BoundDevice(IommufdContext context, DevicePort port, BoundGroup group, bool holdsContext = true)
     {
         _context = context;
+        Group = group;
         _holdsContext = holdsContext;
         Port = port;
         // Its driver holds it: DESTROY of a device's id is always EBUSY.
@@ -32,7 +36,27 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
 
     public DevicePort Port { get; }
 
+    /// <summary>The bound devices that this one shares its attachments with.</summary>
+    public BoundGroup Group { get; }
+
     public uint DeviceId => Id;
+
+    public uint DeviceIdOf(IDmaPort port)
+    {
+        uint id = VfioPciDependentDevice.DevidNotOwned;
+        lock (_context.Gate)
+        {
+            foreach (BoundDevice other in _context.Objects.All.OfType<BoundDevice>())
+            {
+                if (ReferenceEquals(other.Port, port))
+                    return other.Id;
+                if (ReferenceEquals(other.Port.Group, (port as DevicePort)?.Group))
+                    id = VfioPciDependentDevice.DevidOwned;
+            }
+        }
+
+        return id;
+    }
 
     /// <summary>The kernel's own test device; null: a real one.</summary>
     public TestDomainDevice? TestDevice { get; init; }
@@ -44,12 +68,13 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
     public byte PasidBits => TestDevice?.PasidBits ?? 0;
 
     /// <summary>What a PASID, or with 0 the device itself, is attached to.</summary>
-    public AttachableTable? TableOf(uint pasid) => _attached.GetValueOrDefault(pasid);
+    public AttachableTable? TableOf(uint pasid) =>
+        Group.Find(pasid) is { } attachment && attachment.Devices.Contains(this) ? attachment.Table : null;
 
     public Errno Attach(ref uint pageTableId)
     {
         lock (_context.Gate)
-            return Change(0, ref pageTableId, replace: _attached.ContainsKey(0));
+            return Change(0, ref pageTableId, replace: TableOf(0) is not null);
     }
 
     /// <summary>Attaches what is unattached. EBUSY: it is attached already.</summary>
@@ -98,7 +123,8 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
 
             _context.Objects.Remove(this);
             Users = 0;
-            Port.Disclaim();
+            if (_holdsContext)
+                Port.Group.Disclaim();
         }
 
         if (_holdsContext)
@@ -109,7 +135,7 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
 
     private void DetachAll()
     {
-        foreach (uint pasid in _attached.Keys.ToArray())
+        foreach (uint pasid in Group.Pasids)
             DetachLocked(pasid);
     }
 
@@ -125,7 +151,7 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
             _ => Errno.EINVAL,
         };
         if (errno == Errno.Success)
-            pageTableId = _attached[pasid].Id;
+            pageTableId = TableOf(pasid)!.Id;
         return errno;
     }
 
@@ -147,8 +173,11 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
 
     private Errno AttachToNew(uint pasid, Ioas ioas)
     {
-        if (_attached.ContainsKey(pasid))
+        if (TableOf(pasid) is not null)
             return Errno.EBUSY;
+        // Others of the group are behind another table.
+        if (Group.Find(pasid) is not null)
+            return Errno.EINVAL;
         // ORDER: the reserved regions are taken before the new table is filled, as in Linux.
         Errno errno = pasid == 0 ? Reserve(ioas) : Errno.Success;
         if (errno != Errno.Success)
@@ -181,19 +210,24 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
 
     private Errno ChangeTo(uint pasid, AttachableTable table, bool replace)
     {
-        AttachableTable? current = TableOf(pasid);
-        if (replace && current is null)
-            return Errno.EINVAL;
-        if (replace && ReferenceEquals(current, table))
+        GroupAttachment? present = Group.Find(pasid);
+        bool isAttached = TableOf(pasid) is not null;
+        if (isAttached != replace)
+            return replace ? Errno.EINVAL : Errno.EBUSY;
+        bool isThere = ReferenceEquals(present?.Table, table);
+        if (isAttached && isThere)
             return Errno.Success;
-        if (!replace && current is not null)
-            return Errno.EBUSY;
+        // Others of the group are elsewhere, and attaching moves nobody.
+        if (!isAttached && present is not null && !isThere)
+            return Errno.EINVAL;
         Ioas ioas = table.Paging.Ioas;
         Errno errno = pasid == 0 ? Reserve(ioas) : Errno.Success;
         if (errno != Errno.Success)
             return errno;
-        errno = CheckPasids(pasid, table.PasidCompatible);
-        if (errno == Errno.Success)
+        // What the group is behind already, its IOMMU is not asked about again.
+        if (!isThere)
+            errno = CheckPasids(pasid, table.PasidCompatible);
+        if (!isThere && errno == Errno.Success)
             errno = pasid == 0 ? CheckDevice(table) : CheckPasid(pasid, table);
         if (errno == Errno.Success)
             MoveTo(pasid, table);
@@ -202,12 +236,12 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
         return errno;
     }
 
-    /// <summary>The device's table and those of its PASIDs must all be made for PASIDs once there is one.</summary>
+    /// <summary>The group's table and those of its PASIDs must all be made for PASIDs once there is one.</summary>
     private Errno CheckPasids(uint pasid, bool compatible)
     {
         bool together = pasid == 0
-            ? compatible || !_attached.Keys.Any(other => other != 0)
-            : compatible && TableOf(0) is null or { PasidCompatible: true };
+            ? compatible || Array.TrueForAll(Group.Pasids, other => other == 0)
+            : compatible && Group.Find(0)?.Table is null or { PasidCompatible: true };
         return together ? Errno.Success : Errno.EINVAL;
     }
 
@@ -232,18 +266,27 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
 
     private bool IsIn(Ioas ioas) => ReferenceEquals(TableOf(0)?.Paging.Ioas, ioas);
 
-    /// <summary>Keeps the device's reserved regions of a space free, which may be there already.</summary>
+    /// <summary>Who gets to a table when this device is attached to it or moved.</summary>
+    private List<BoundDevice> Movers => TableOf(0) is null ? [this] : Group.Find(0)!.Devices;
+
+    /// <summary>
+    /// Keeps the reserved regions of this device, and of those that move with it, free in a space, which they may be in
+    /// already.
+    /// </summary>
     private Errno Reserve(Ioas ioas)
     {
         if (IsIn(ioas))
             return Errno.Success;
-        foreach ((ulong first, ulong last) in Port.Driver.ReservedRegions)
+        foreach (BoundDevice device in Movers)
         {
-            Errno errno = ioas.TryReserve(first, last, this);
-            if (errno == Errno.Success)
-                continue;
-            ioas.Unreserve(this);
-            return errno;
+            foreach ((ulong first, ulong last) in device.Port.Driver.ReservedRegions)
+            {
+                Errno errno = ioas.TryReserve(first, last, device);
+                if (errno == Errno.Success)
+                    continue;
+                Unreserve(ioas);
+                return errno;
+            }
         }
 
         return Errno.Success;
@@ -253,57 +296,61 @@ internal sealed class BoundDevice : IommuObject, IBoundDevice
     private void Unreserve(Ioas ioas)
     {
         if (!IsIn(ioas))
-            ioas.Unreserve(this);
+            Movers.ForEach(ioas.Unreserve);
     }
 
     /// <summary>From the present table, if any, to one that suits, in whose space the regions are reserved.</summary>
     private void MoveTo(uint pasid, AttachableTable table)
     {
-        AttachableTable? previous = TableOf(pasid);
-        bool sameSpace = IsIn(table.Paging.Ioas);
-        if (pasid == 0)
-            table.AddPort(Port);
-        else
-            table.Users++;
-        _attached[pasid] = table;
+        GroupAttachment? present = Group.Find(pasid);
+        if (present is not null && !ReferenceEquals(present.Table, table))
+        {
+            MoveGroup(pasid, present, table);
+            return;
+        }
+
+        present ??= Group.Begin(pasid, table);
+        present.Devices.Add(this);
+        table.Users++;
         if (pasid == 0)
             TestDevice?.OnMoved((table as NestedHwpt)?.Viommu);
-        if (previous is not null)
-            Leave(pasid, previous, sameSpace);
+    }
+
+    /// <summary>All that are attached move, and their references with them.</summary>
+    private void MoveGroup(uint pasid, GroupAttachment attachment, AttachableTable table)
+    {
+        AttachableTable previous = attachment.Table;
+        bool sameSpace = ReferenceEquals(previous.Paging.Ioas, table.Paging.Ioas);
+        Group.Move(pasid, attachment, table);
+        foreach (BoundDevice device in attachment.Devices)
+        {
+            table.Users++;
+            if (pasid == 0)
+                device.TestDevice?.OnMoved((table as NestedHwpt)?.Viommu);
+            device.Leave(pasid, previous, sameSpace);
+        }
     }
 
     private void DetachLocked(uint pasid)
     {
-        if (!_attached.Remove(pasid, out AttachableTable? previous))
+        if (Group.Find(pasid) is not { } attachment || !attachment.Devices.Remove(this))
             return;
+        if (attachment.Devices.Count == 0)
+            Group.End(pasid);
         if (pasid == 0)
-        {
-            Port.SetTable(null);
             TestDevice?.OnMoved(null);
-        }
         else
-        {
             TestDevice?.OnPasidBlocked(pasid);
-        }
-
-        Leave(pasid, previous, sameSpace: false);
+        Leave(pasid, attachment.Table, sameSpace: false);
     }
 
     /// <summary>The device, or the PASID, no longer uses the table.</summary>
     private void Leave(uint pasid, AttachableTable table, bool sameSpace)
     {
         table.Faults?.Forget(this, pasid);
-        if (pasid == 0)
-        {
-            table.RemovePort(Port);
-            if (!sameSpace)
-                table.Paging.Ioas.Unreserve(this);
-        }
-        else
-        {
-            table.Users--;
-        }
-
+        if (pasid == 0 && !sameSpace)
+            table.Paging.Ioas.Unreserve(this);
+        table.Users--;
         if (table is Hwpt { IsAutomatic: true, Users: 0 })
             _context.Objects.TryDestroy(table.Id);
     }

@@ -62,16 +62,11 @@ internal sealed class Hwpt : AttachableTable
     public override void AddPort(DevicePort port)
     {
         _ports.Add(port);
-        Users++;
         port.SetTable(Table);
     }
 
     /// <summary>The port is already elsewhere, or blocked.</summary>
-    public override void RemovePort(DevicePort port)
-    {
-        _ports.Remove(port);
-        Users--;
-    }
+    public override void RemovePort(DevicePort port) => _ports.Remove(port);
 
     /// <summary>
     /// Shows an area whose pages are pinned. ENOMEM: no table pages, EINVAL: neither readable nor writable; unmap the

@@ -1,4 +1,5 @@
 using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Devices;
 
 namespace Tidemark.Kernel.Soft.Iommufd;
 
@@ -10,6 +11,13 @@ internal interface IBoundDevice
 {
     /// <summary>The device object's id, above 0.</summary>
     uint DeviceId { get; }
+
+    /// <summary>
+    /// The id of the device behind a port in the same iommufd; <see cref="VfioPciDependentDevice.DevidOwned"/> when it
+    /// is not bound but its group belongs to that iommufd, and otherwise <see
+    /// cref="VfioPciDependentDevice.DevidNotOwned"/>.
+    /// </summary>
+    uint DeviceIdOf(IDmaPort port);
 
     /// <summary>
     /// Attaches to an IOAS (auto domain) or HWPT, or replaces the current attachment. On success <paramref

@@ -37,7 +37,7 @@ internal sealed partial class IommufdContext : IIommuBinder
     private UserMemory User => _kernel.User;
 
     /// <summary>
-    /// Makes a device object. EBADF: the context has ended; EPERM: the device's group is owned by another binding;
+    /// Makes a device object. EBADF: the context has ended; EPERM: the device's group has another owner;
     /// EINVAL: not a port of this kernel.
     /// </summary>
     public Errno Bind(IDmaPort port, out IBoundDevice? bound)
@@ -49,10 +49,13 @@ internal sealed partial class IommufdContext : IIommuBinder
         {
             if (_references == 0)
                 return Errno.EBADF;
-            if (!devicePort.TryClaim())
+            if (!devicePort.Group.TryClaim(this))
                 return Errno.EPERM;
             _references++;
-            var device = new BoundDevice(this, devicePort);
+            BoundGroup group = Objects.All.OfType<BoundDevice>()
+                .FirstOrDefault(other => ReferenceEquals(other.Port.Group, devicePort.Group))?.Group
+                ?? new BoundGroup(devicePort.Group);
+            var device = new BoundDevice(this, devicePort, group);
             Objects.Add(device);
             bound = device;
             return Errno.Success;

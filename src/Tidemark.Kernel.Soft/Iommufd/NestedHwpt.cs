@@ -16,7 +16,7 @@ internal abstract class AttachableTable : IommuObject
     /// <summary>The table of an IOAS: this one, or the parent of a nested one.</summary>
     public abstract Hwpt Paging { get; }
 
-    /// <summary>A device is behind the table from here on.</summary>
+    /// <summary>A device is behind the table from here on. It becomes no user of it by that.</summary>
     public abstract void AddPort(DevicePort port);
 
     /// <summary>The port is already elsewhere, or blocked.</summary>
@@ -85,13 +85,11 @@ internal sealed class NestedHwpt : AttachableTable
     }
 
     /// <summary>The guest's table translates nothing, so DMA is blocked.</summary>
-    public override void AddPort(DevicePort port)
-    {
-        Users++;
-        port.SetTable(null);
-    }
+    public override void AddPort(DevicePort port) => port.SetTable(null);
 
-    public override void RemovePort(DevicePort port) => Users--;
+    public override void RemovePort(DevicePort port)
+    {
+    }
 
     public bool Holds(uint entry, uint value) => entry < IotlbEntries && _iotlb[entry] == value;
 

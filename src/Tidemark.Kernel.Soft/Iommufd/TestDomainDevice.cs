@@ -41,7 +41,8 @@ internal sealed class TestDomainDevice : IommuObject
         PasidBits = (flags & TestDeviceFlags.Pasid) != 0 ? Width : (byte)0;
         SoftIommuUnit unit = (flags & TestDeviceFlags.NoDirtyTracking) != 0 ? s_plain : s_tracking;
         Array.Fill(_cache, CacheValue);
-        Device = new BoundDevice(context, new DevicePort(unit, physical), holdsContext: false) { TestDevice = this };
+        var port = new DevicePort(unit, physical);
+        Device = new BoundDevice(context, port, new BoundGroup(port.Group), holdsContext: false) { TestDevice = this };
     }
 
     public BoundDevice Device { get; }

@@ -28,17 +28,23 @@ internal sealed partial class DevicePort : IDmaPort
     private readonly PostedWrite[] _ring = new PostedWrite[RingSlots];
     private int _oldest;
     private int _posted;
-    private int _claimed;
     private IoPageTable? _table;
     private int _pageShift = GuestPage.Shift;
     private IDmaWriteObserver? _observer;
 
     /// <param name="unit">Null: the device has no IOMMU.</param>
-    public DevicePort(SoftIommuUnit? unit, PhysicalMemory physical)
+    /// <param name="group">Of devices behind the same IOMMU, which it becomes one of; null: it is alone in a new
+    /// one.</param>
+    public DevicePort(SoftIommuUnit? unit, PhysicalMemory physical, IommuGroup? group = null)
     {
         Driver = unit is null ? NoIommuDriver.Instance : IommuDriver.For(unit);
         _physical = physical;
+        Group = group ?? new IommuGroup();
+        Group.Add(this);
     }
+
+    /// <summary>The devices that share the owner and the table, this one among them.</summary>
+    public IommuGroup Group { get; }
 
     /// <summary>The driver of the IOMMU that the device sits behind.</summary>
     public IommuDriver Driver { get; }
@@ -55,15 +61,6 @@ internal sealed partial class DevicePort : IDmaPort
                 _observer = value;
         }
     }
-
-    /// <summary>Takes the device's group for one binding; false: it has an owner.</summary>
-    public bool TryClaim() => Interlocked.Exchange(ref _claimed, 1) == 0;
-
-    /// <summary>The device's group has an owner.</summary>
-    public bool IsClaimed => Volatile.Read(ref _claimed) != 0;
-
-    /// <summary>Ends what <see cref="TryClaim"/> began.</summary>
-    public void Disclaim() => Volatile.Write(ref _claimed, 0);
 
     public bool TryWrite(ulong iova, ReadOnlySpan<byte> bytes)
     {

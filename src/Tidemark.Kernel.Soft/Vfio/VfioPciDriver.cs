@@ -160,6 +160,7 @@ internal sealed class VfioPciDriver : VfioDriver
         _device.Model.Reset(keepsConfig: false);
         _migration?.Reset();
         _log?.Stop();
+        _device.Driver = null;
     }
 
     private Errno GetInfo(Span<byte> argument)
@@ -217,44 +218,55 @@ internal sealed class VfioPciDriver : VfioDriver
             && (written[(int)(at - offset)] & ExpressCapability.ControlReset >> 8) != 0;
     }
 
-    /// <summary>The devices that a bus reset touches: this one, alone in its group and on its bus.</summary>
+    /// <summary>The devices that a bus reset touches: all that are on the bus, whatever group they are in.</summary>
     private Errno GetHotResetInfo(Span<byte> argument)
     {
         if (!VfioArgument.TryRead(argument, HotResetHeader, out VfioPciHotResetInfo info))
             return Errno.EFAULT;
         if (info.Argsz < HotResetHeader)
             return Errno.EINVAL;
-        bool fits = info.Argsz - HotResetHeader >= HotResetEntry;
+        IReadOnlyList<IPciFunction> functions = _device.Bus;
+        bool fits = (info.Argsz - HotResetHeader) / HotResetEntry >= functions.Count;
         info.Flags = fits && _group is null
             ? VfioPciHotResetFlags.DevId | VfioPciHotResetFlags.DevIdOwned
             : VfioPciHotResetFlags.None;
-        info.Count = 1;
-        if (fits && argument.Length < HotResetHeader + HotResetEntry)
+        info.Count = (uint)functions.Count;
+        if (fits && argument.Length < HotResetHeader + (HotResetEntry * functions.Count))
             return Errno.EFAULT;
+        for (int index = 0; fits && index < functions.Count; index++)
+        {
+            if (!TryIdentify(functions[index], out VfioPciDependentDevice entry))
+                return Errno.EPERM;
+            if (_group is null && entry.Devid == VfioPciDependentDevice.DevidNotOwned)
+                info.Flags &= ~VfioPciHotResetFlags.DevIdOwned;
+            VfioArgument.Write(argument[(HotResetHeader + (HotResetEntry * index))..], entry, HotResetEntry);
+        }
+
         VfioArgument.Write(argument, info, HotResetHeader);
-        if (!fits)
-            return Errno.ENOSPC;
-        VfioArgument.Write(argument[HotResetHeader..], ThisDevice(), HotResetEntry);
-        return Errno.Success;
+        return fits ? Errno.Success : Errno.ENOSPC;
     }
 
-    private VfioPciDependentDevice ThisDevice()
+    /// <summary>False: groups are asked for, and the function is in none.</summary>
+    private bool TryIdentify(IPciFunction function, out VfioPciDependentDevice entry)
     {
-        // One field: the device's id in its iommufd, or its group.
-        var entry = new VfioPciDependentDevice { Devid = _group is null ? _bound.DeviceId : (uint)_group.Number };
-        string[] parts = _device.Name.Split(':', '.');
+        entry = default;
+        if (_group is not null && function.Group is null)
+            return false;
+        // One field: the device's id in the caller's iommufd, or its group.
+        entry.Devid = _group is null ? _bound.DeviceIdOf(function.Port) : (uint)function.Group!.Number;
+        string[] parts = function.Name.Split(':', '.');
         if (parts.Length == 4
             && ushort.TryParse(parts[0], NumberStyles.HexNumber, CultureInfo.InvariantCulture, out ushort segment)
             && byte.TryParse(parts[1], NumberStyles.HexNumber, CultureInfo.InvariantCulture, out byte bus)
             && byte.TryParse(parts[2], NumberStyles.HexNumber, CultureInfo.InvariantCulture, out byte slot)
-            && byte.TryParse(parts[3], NumberStyles.HexNumber, CultureInfo.InvariantCulture, out byte function))
+            && byte.TryParse(parts[3], NumberStyles.HexNumber, CultureInfo.InvariantCulture, out byte number))
         {
             entry.Segment = segment;
             entry.Bus = bus;
-            entry.Devfn = (byte)(((slot & 0x1F) << 3) | (function & 7));
+            entry.Devfn = (byte)(((slot & 0x1F) << 3) | (number & 7));
         }
 
-        return entry;
+        return true;
     }
 
     private Errno HotReset(ReadOnlySpan<byte> argument)
@@ -264,9 +276,36 @@ internal sealed class VfioPciDriver : VfioDriver
         // What a cdev's file owns is proven by its iommufd, what a group's file owns by a list of groups.
         if (reset.Argsz < VfioPciHotReset.MinimumSize || reset.Flags != 0 || (reset.Count == 0) != (_group is null))
             return Errno.EINVAL;
-        Errno errno = _group?.CheckHotReset(argument[(int)VfioPciHotReset.MinimumSize..], reset.Count)
-            ?? Errno.Success;
-        return errno == Errno.Success ? Reset() : errno;
+        IReadOnlyList<IPciFunction> functions = _device.Bus;
+        Errno errno = _group?.CheckHotReset(
+            argument[(int)VfioPciHotReset.MinimumSize..], reset.Count, functions) ?? Errno.Success;
+        return errno == Errno.Success ? ResetBus(functions) : errno;
+    }
+
+    /// <summary>EINVAL: the iommufd does not own all of them.</summary>
+    private Errno ResetBus(IReadOnlyList<IPciFunction> functions)
+    {
+        PciVfioDevice[] devices = [.. functions.Select(function => function.Device).OfType<PciVfioDevice>()];
+        int held = 0;
+        try
+        {
+            // ORDER: gates of several devices are taken in the host's order, here only. With them nobody opens or closes
+            // one between the check and the reset.
+            for (; held < devices.Length; held++)
+                devices[held].Gate.Enter();
+            if (_group is null && functions.Any(
+                function => _bound.DeviceIdOf(function.Port) == VfioPciDependentDevice.DevidNotOwned))
+                return Errno.EINVAL;
+            // What is not open was reset when it was closed.
+            foreach (PciVfioDevice device in devices)
+                device.Driver?.ResetFunction();
+            return Errno.Success;
+        }
+        finally
+        {
+            while (held > 0)
+                devices[--held].Gate.Exit();
+        }
     }
 
     /// <summary>Whoever asked to be told of it is, and then the device is awake for good.</summary>

@@ -128,8 +128,10 @@ public sealed class DispatchTests
     {
         using var fixture = new IommufdFixture();
         var device = fixture.Bind();
+        using var other = new KernelFd(
+            fixture.Kernel, (int)fixture.Kernel.Open("/dev/iommu", OpenFlags.ReadWrite).Value);
         Assert.Equal(Errno.Success,
-            ((Soft.Vfio.IVfioHost)fixture.Kernel).FindIommu(fixture.Fd.Number, out Soft.Vfio.IIommuBinder? binder));
+            ((Soft.Vfio.IVfioHost)fixture.Kernel).FindIommu(other.Number, out Soft.Vfio.IIommuBinder? binder));
         Assert.Equal(Errno.EPERM, binder!.Bind(fixture.Port(), out _));
         device.Unbind();
         fixture.Bind().Unbind();

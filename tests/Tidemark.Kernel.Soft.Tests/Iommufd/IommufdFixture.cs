@@ -23,9 +23,10 @@ internal sealed class IommufdFixture : IDisposable
     private readonly List<Mapping> _mappings = [];
 
     /// <param name="kind">That of the IOMMU that tracks.</param>
+    /// <param name="oneGroup">The two devices behind it share an IOMMU group.</param>
     public IommufdFixture(
         SoftKernelFaults faults = SoftKernelFaults.None, bool testDomain = false,
-        SoftIommuKind kind = SoftIommuKind.VtdScalable, ulong? lockedMemory = null)
+        SoftIommuKind kind = SoftIommuKind.VtdScalable, ulong? lockedMemory = null, bool oneGroup = false)
     {
         var disk = new SoftDisk("/nonexistent", 4096);
         Kernel = new SoftKernel(
@@ -33,7 +34,8 @@ internal sealed class IommufdFixture : IDisposable
             new SoftHost(
                 [new SoftIommuUnit("dmar0") { Kind = kind }, new SoftIommuUnit("dmar1") { DirtyTracking = false }],
                 [
-                    new SoftNvme(Tracking, "dmar0", disk), new SoftNvme(TrackingToo, "dmar0", disk),
+                    new SoftNvme(Tracking, "dmar0", disk),
+                    new SoftNvme(TrackingToo, "dmar0", disk) { GroupWith = oneGroup ? Tracking : null },
                     new SoftNvme(Plain, "dmar1", disk),
                 ]) { TestDomain = testDomain, LockedMemoryLimit = lockedMemory },
             faults);

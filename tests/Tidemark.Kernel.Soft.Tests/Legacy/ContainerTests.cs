@@ -202,7 +202,7 @@ public sealed class ContainerTests : IDisposable
         Assert.Equal(Errno.Success, device.Errno);
         int[] files = [container, groups[0], (int)device.Value];
         _fixture.AssertNothingIsLeft(files[first], files[second], files[third]);
-        Assert.False(_fixture.Port().IsClaimed);
+        Assert.False(_fixture.Port().Group.IsClaimed);
         _fixture.AssertNothingIsLeft(_fixture.Open("/dev/vfio/0"));
     }
 

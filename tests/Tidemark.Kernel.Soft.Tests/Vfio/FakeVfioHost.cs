@@ -109,6 +109,8 @@ internal sealed class FakeBoundDevice : IBoundDevice
 
     public uint DeviceId => 3;
 
+    public uint DeviceIdOf(IDmaPort port) => DeviceId;
+
     public Errno Attach(ref uint pageTableId)
     {
         Calls.Add($"Attach {pageTableId}");

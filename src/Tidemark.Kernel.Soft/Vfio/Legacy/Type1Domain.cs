@@ -56,12 +56,12 @@ internal sealed class Type1Domain : IDisposable
     public void Add(VfioGroup group)
     {
         _groups.Add(group);
-        group.Port!.SetTable(_table);
+        group.Iommu!.SetTable(_table);
     }
 
     public void Remove(VfioGroup group)
     {
-        group.Port!.SetTable(null);
+        group.Iommu!.SetTable(null);
         _groups.Remove(group);
     }
 
@@ -88,7 +88,7 @@ internal sealed class Type1Domain : IDisposable
     {
         _table.Unmap(first, last, _freed);
         foreach (VfioGroup group in _groups)
-            group.Port!.InvalidateAndDrain(first, last);
+            group.Iommu!.InvalidateAndDrain(first, last);
         foreach (ulong page in _freed)
             _physical.FreePage(page);
         _freed.Clear();

@@ -97,13 +97,13 @@ internal sealed partial class Type1Iommu(SoftKernel kernel, bool isVersion2)
         {
             if (_invalidAddresses != 0)
                 return Errno.EBUSY;
-            if (group.Port is null)
+            if (group.Iommu is null)
             {
                 _mediated.Add(group);
                 return Errno.Success;
             }
 
-            IommuDriver driver = group.Port.Driver;
+            IommuDriver driver = group.Iommu.Driver;
             Errno errno = Type1Domain.TryCreate(Physical, driver, out Type1Domain? created);
             if (created is null)
                 return errno;
@@ -233,7 +233,7 @@ internal sealed partial class Type1Iommu(SoftKernel kernel, bool isVersion2)
         _iovas.Reset(first, last);
         foreach (VfioGroup group in _domains.SelectMany(domain => domain.Groups))
         {
-            foreach ((ulong reservedFirst, ulong reservedLast) in group.Port!.Driver.ReservedRegions)
+            foreach ((ulong reservedFirst, ulong reservedLast) in group.Iommu!.Driver.ReservedRegions)
                 _iovas.Exclude(reservedFirst, reservedLast);
         }
     }

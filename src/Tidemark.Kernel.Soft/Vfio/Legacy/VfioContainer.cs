@@ -97,13 +97,13 @@ internal sealed class VfioContainer(SoftKernel kernel)
     {
         lock (_gate)
         {
-            if (group.Port is not null && !group.Port.TryClaim())
+            if (group.Iommu is not null && !group.Iommu.TryClaim(this))
                 return Errno.EPERM;
             Errno errno = _iommu?.Attach(group) ?? Errno.Success;
             if (errno == Errno.Success)
                 _groups.Insert(0, group);
             else
-                group.Port?.Disclaim();
+                group.Iommu?.Disclaim();
             return errno;
         }
     }
@@ -114,7 +114,7 @@ internal sealed class VfioContainer(SoftKernel kernel)
         lock (_gate)
         {
             _iommu?.Detach(group);
-            group.Port?.Disclaim();
+            group.Iommu?.Disclaim();
             _groups.Remove(group);
             if (_groups.Count != 0)
                 return;

@@ -1,18 +1,19 @@
 using System.Buffers.Binary;
 using System.Text;
 using Tidemark.Abi;
+using Tidemark.Kernel.Soft.Devices;
 using Tidemark.Kernel.Soft.Files;
 using Tidemark.Kernel.Soft.Iommufd;
 using Tidemark.Kernel.Soft.Paging;
 
 namespace Tidemark.Kernel.Soft.Vfio.Legacy;
 
-/// <summary>Finds the device of a group, building it when needed; null with the errno when that fails.</summary>
+/// <summary>Finds a device of a group, building it when needed; null with the errno when that fails.</summary>
 internal delegate Errno GroupDeviceFinder(out SoftVfioDevice? device);
 
 /// <summary>
-/// An IOMMU group as <c>/dev/vfio/N</c> shows it: one device, which is reached through the group's file or through its
-/// cdev, never both.
+/// An IOMMU group as <c>/dev/vfio/N</c> shows it: devices, which are all reached through the group's file or all
+/// through their cdevs, never both.
 /// </summary>
 /// <remarks>
 /// <code>
@@ -24,7 +25,7 @@ internal delegate Errno GroupDeviceFinder(out SoftVfioDevice? device);
 /// UNSET_CONTAINER as well.
 /// Lock order: <see cref="_gate"/>, then the device's, then the container's, then its IOMMU's, then the port's.
 /// </remarks>
-internal sealed class VfioGroup(SoftKernel kernel, int number, string deviceName, DevicePort? port)
+internal sealed class VfioGroup(SoftKernel kernel, int number, IommuGroup? iommu)
 {
     private const int StatusLength = (int)VfioGroupStatus.StructSize;
 
@@ -32,6 +33,7 @@ internal sealed class VfioGroup(SoftKernel kernel, int number, string deviceName
     private const int LongestName = 4096;
 
     private readonly Lock _gate = new();
+    private readonly List<(string Name, GroupDeviceFinder Find)> _devices = [];
     private VfioContainer? _container;
     private IommufdContext? _iommufd;
     private VfioGroupFile? _file;
@@ -44,17 +46,14 @@ internal sealed class VfioGroup(SoftKernel kernel, int number, string deviceName
     /// <summary>In the group's node, links and lists.</summary>
     public int Number { get; } = number;
 
-    /// <summary>The way of the group's devices to memory; null: they have none of their own (mediated).</summary>
-    public DevicePort? Port { get; } = port;
-
-    /// <summary>Finds the device. Set once, before the group can be reached.</summary>
-    public GroupDeviceFinder Device { get; set; } = (out SoftVfioDevice? device) =>
-    {
-        device = null;
-        return Errno.ENODEV;
-    };
+    /// <summary>The ways of the group's devices to memory; null: they have none of their own (mediated).</summary>
+    public IommuGroup? Iommu { get; } = iommu;
 
     private bool HasIommu => _container is not null || _iommufd is not null;
+
+    /// <summary>A device more. Before the group can be reached.</summary>
+    /// <param name="name">As sysfs has it.</param>
+    public void Add(string name, GroupDeviceFinder find) => _devices.Add((name, find));
 
     /// <summary>open(2) of the node. EBUSY: open already, or a device's cdev is bound.</summary>
     public Errno TryOpen(out SoftFile? file)
@@ -108,7 +107,7 @@ internal sealed class VfioGroup(SoftKernel kernel, int number, string deviceName
         lock (_gate)
         {
             status.Flags = HasIommu ? VfioGroupFlags.ContainerSet | VfioGroupFlags.Viable
-                : Port is { IsClaimed: true } ? VfioGroupFlags.None
+                : Iommu is { IsClaimed: true } ? VfioGroupFlags.None
                 : VfioGroupFlags.Viable;
         }
 
@@ -187,22 +186,32 @@ internal sealed class VfioGroup(SoftKernel kernel, int number, string deviceName
     }
 
     /// <summary>
-    /// Whether a hot reset's list of group descriptors names this group, which holds all that the reset touches. EBADF:
-    /// one is not open; EINVAL: too many, something else, or not this group.
+    /// Whether a hot reset's list of group descriptors names the groups of all that the reset touches. EBADF: one is not
+    /// open; EINVAL: too many, something else, or one missing.
     /// </summary>
-    public Errno CheckHotReset(ReadOnlySpan<byte> descriptors, uint count)
+    public Errno CheckHotReset(
+        ReadOnlySpan<byte> descriptors, uint count, IReadOnlyList<IPciFunction> functions)
     {
-        const uint AffectedDevices = 1;
-        if (count > AffectedDevices)
+        if (count > functions.Count)
             return Errno.EINVAL;
-        if (!BinaryPrimitives.TryReadInt32LittleEndian(descriptors, out int descriptor))
+        if (descriptors.Length / sizeof(int) < count)
             return Errno.EFAULT;
-        Errno errno = kernel.TryHold(descriptor, out OpenFile? held);
-        if (errno != Errno.Success)
-            return errno;
-        bool isThis = held?.File is VfioGroupFile file && ReferenceEquals(file.Group, this);
-        kernel.Drop(held);
-        return isThis ? Errno.Success : Errno.EINVAL;
+        var named = new HashSet<VfioGroup>(ReferenceEqualityComparer.Instance);
+        for (int index = 0; index < count; index++)
+        {
+            int descriptor = BinaryPrimitives.ReadInt32LittleEndian(descriptors[(index * sizeof(int))..]);
+            Errno errno = kernel.TryHold(descriptor, out OpenFile? held);
+            if (errno != Errno.Success)
+                return errno;
+            VfioGroup? group = (held?.File as VfioGroupFile)?.Group;
+            kernel.Drop(held);
+            if (group is null)
+                return Errno.EINVAL;
+            named.Add(group);
+        }
+
+        bool all = functions.All(function => function.Group is { } group && named.Contains(group));
+        return all ? Errno.Success : Errno.EINVAL;
     }
 
     private Errno SetContainer(VfioContainer container)
@@ -248,14 +257,19 @@ internal sealed class VfioGroup(SoftKernel kernel, int number, string deviceName
         if (end >= LongestName)
             return Errno.EINVAL;
         string asked = Encoding.Latin1.GetString(argument[..end]);
-        if (!asked.StartsWith(deviceName, StringComparison.Ordinal))
-            return Errno.ENODEV;
-        string options = asked[deviceName.Length..];
-        // A mediated device is known by its exact name.
-        if (options.Length != 0 && (options[0] != ' ' || Port is null))
-            return Errno.ENODEV;
-        // vf_token= is for virtual functions, which this device is not; anything else is unknown.
-        return options.AsSpan().Trim(' ').IsEmpty ? Device(out device) : Errno.EINVAL;
+        foreach ((string name, GroupDeviceFinder find) in _devices)
+        {
+            if (!asked.StartsWith(name, StringComparison.Ordinal))
+                continue;
+            string options = asked[name.Length..];
+            // A mediated device is known by its exact name.
+            if (options.Length != 0 && (options[0] != ' ' || Iommu is null))
+                continue;
+            // vf_token= is for virtual functions, which this device is not; anything else is unknown.
+            return options.AsSpan().Trim(' ').IsEmpty ? find(out device) : Errno.EINVAL;
+        }
+
+        return Errno.ENODEV;
     }
 
     private Errno TryOpenDevice(SoftVfioDevice device, out VfioOpenDevice? open)
@@ -302,6 +316,9 @@ internal sealed class VfioGroup(SoftKernel kernel, int number, string deviceName
     private sealed class ContainerBinding(VfioGroup group) : IBoundDevice
     {
         public uint DeviceId => 0;
+
+        /// <summary>There is no iommufd.</summary>
+        public uint DeviceIdOf(IDmaPort port) => VfioPciDependentDevice.DevidNotOwned;
 
         public Errno Attach(ref uint pageTableId) => Errno.ENOTTY;
 

@@ -128,7 +128,9 @@ lab_tests() {
 worst=0
 for test in $linux_side; do
     echo "Tidemark.\$test.Tests"
-    /usr/share/dotnet/dotnet exec /host/\$test/Tidemark.\$test.Tests.dll -noLogo -noColor || worst=1
+    # The matrix is about the soft kernel alone, and long where every instruction is emulated.
+    /usr/share/dotnet/dotnet exec /host/\$test/Tidemark.\$test.Tests.dll -noLogo -noColor \\
+        -class- Tidemark.Machine.Tests.AssignmentMatrixTests || worst=1
 done
 exit \$worst
 SCRIPT

@@ -173,8 +173,15 @@ internal sealed class MachineProcess : IDisposable
                 break;
             case "stop":
                 _stopAsked = true;
+                bool isReceiving;
+                lock (_gate)
+                    isReceiving = _state == MachineState.Receiving;
+                // ORDER: a receiver's process ends as soon as it is cancelled, so it is answered before.
+                if (isReceiving)
+                    channel.Send(new JsonObject { ["done"] = true });
                 CancelMigration(TimeSpan.FromSeconds(5));
-                channel.Send(new JsonObject { ["done"] = true });
+                if (!isReceiving)
+                    channel.Send(new JsonObject { ["done"] = true });
                 _ended.Set();
                 break;
             default:

@@ -100,7 +100,7 @@ public sealed class Ioas : IDisposable
             if (result.Errno == Errno.ENOTTY)
                 MapLocked(area, host);
             else if (result.Succeeded)
-                Remember(area);
+                _areas.Add(area);
             else
                 throw MapFailure(area, result.Errno);
         }
@@ -121,13 +121,13 @@ public sealed class Ioas : IDisposable
             ObjectDisposedException.ThrowIf(_disposed, this);
             foreach (MappedArea area in areas)
             {
-                // One call for each mapping: a call over several would join what must be queried one by one.
+                // One call for each mapping: the kernel does not say how far a call over several came when it fails.
                 IommuIoasCopy argument = IommuIoasCopy.Create(
                     Id, area.Range.First.Value, source.Id, area.Range.First.Value, area.Range.ByteLength,
                     ToFlags(area.Access));
                 Kernel.Ioctl(Iommufd.Fd, ref argument)
                     .ThrowIfFailed($"Copying {area} from IOAS {source.Id} to IOAS {Id}");
-                Remember(area);
+                _areas.Add(area);
             }
         }
     }
@@ -276,21 +276,9 @@ public sealed class Ioas : IDisposable
         SyscallResult result = Kernel.Ioctl(Iommufd.Fd, ref argument);
         if (!result.Succeeded)
             throw MapFailure(area, result.Errno);
-        Remember(area);
+        _areas.Add(area);
     }
 
     private KernelException MapFailure(MappedArea area, Errno errno) => new(
-        $"Mapping {area} into IOAS {Id}", errno, errno switch
-        {
-            Errno.EEXIST => "The range is already mapped.",
-            Errno.EFAULT => "The memory can not be pinned; a device's own region (a BAR) is one such case.",
-            // The kernel charges the user's other machines to the same limit, so no number can be told here.
-            Errno.ENOMEM => "The limit of locked memory (RLIMIT_MEMLOCK; ulimit -l tells it in KiB) is too low for this "
-                + "and what the user has pinned already, or no memory is left. Raise the limit above the memory of all "
-                + "the user's machines (ulimit -l unlimited, LimitMEMLOCK=infinity in a unit of systemd), or grant "
-                + "CAP_IPC_LOCK.",
-            _ => null,
-        });
-
-    private void Remember(MappedArea area) => _areas.Add(area);
+        $"Mapping {area} into IOAS {Id}", errno, MapRemedy.Find(errno));
 }

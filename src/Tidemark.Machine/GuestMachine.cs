@@ -91,6 +91,9 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
     /// <summary>The sources that see the devices' writes.</summary>
     public AssignmentTracking DeviceTracking { get; }
 
+    /// <summary>Why devices kept their large leaves when tracking began, or went without when it ended.</summary>
+    public IReadOnlyList<string> LeafRefusals { get; private set; } = [];
+
     public IReadOnlyList<GuestDevice> Devices => _devices;
 
     public CpuWriter Processor => _workload.Processor;
@@ -151,47 +154,30 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         // A leaf is one dirty unit. Where the tables can not be exchanged (type1, a kernel that refuses), pages are
         // compared with what was sent instead.
         SetHugePages(allowed: false);
-        DirtyTracker.Start();
+        try
+        {
+            DirtyTracker.Start();
+        }
+        catch
+        {
+            SetHugePages(allowed: true);
+            throw;
+        }
     }
 
     /// <inheritdoc/>
     public void StopTracking(bool staysHere)
     {
-        DirtyTracker.Stop();
-        if (staysHere)
-            SetHugePages(allowed: true);
-    }
-
-    /// <summary>
-    /// Gives the devices tables with other leaves while they work, if the file wants large ones at all. A refusal
-    /// leaves them as they are.
-    /// </summary>
-    private void SetHugePages(bool allowed)
-    {
-        if (!_description.HugePages)
-            return;
-        var refusals = new List<string>();
-        foreach (IommufdContainer container in _devices
-            .Select(device => device.Assigned)
-            .Where(device => device.Tracker.Kind == TrackerKind.Iommu)
-            .Select(device => device.Container).OfType<IommufdContainer>().Distinct())
+        try
         {
-            try
-            {
-                DeviceTracking.SetHugePages(container, allowed);
-            }
-            catch (KernelException failure)
-            {
-                // Everything is as before; the migration costs more.
-                refusals.Add(failure.Message);
-            }
+            DirtyTracker.Stop();
         }
-
-        LeafRefusals = refusals;
+        finally
+        {
+            if (staysHere)
+                SetHugePages(allowed: true);
+        }
     }
-
-    /// <summary>Why devices kept their large leaves when tracking began, or went without when it ended.</summary>
-    public IReadOnlyList<string> LeafRefusals { get; private set; } = [];
 
     public void StopWorkload() => _workload.Pause();
 
@@ -307,6 +293,34 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         }
     }
 
+    /// <summary>
+    /// Gives the devices tables with other leaves while they work, if the file wants large ones at all. A refusal
+    /// leaves them as they are.
+    /// </summary>
+    private void SetHugePages(bool allowed)
+    {
+        if (!_description.HugePages)
+            return;
+        var refusals = new List<string>();
+        foreach (IommufdContainer container in _devices
+            .Select(device => device.Assigned)
+            .Where(device => device.Tracker.Kind == TrackerKind.Iommu)
+            .Select(device => device.Container).OfType<IommufdContainer>().Distinct())
+        {
+            try
+            {
+                DeviceTracking.SetHugePages(container, allowed);
+            }
+            catch (KernelException failure)
+            {
+                // Everything is as before; the migration costs more.
+                refusals.Add(failure.Message);
+            }
+        }
+
+        LeafRefusals = refusals;
+    }
+
     private T Own<T>(T item)
         where T : IDisposable
     {
@@ -381,7 +395,9 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
             sources = sources.Where(source => source.Kind == DirtySourceKind.Cpu);
         var tracker = new DirtyTracker(Memory.SpanPages, [.. sources]);
         DeviceTracking.Connect(tracker);
-        foreach (GuestIommuEndpoint endpoint in Viommu.Endpoints.Where(_ => (faults & GuestMachineFaults.ForgetUnmapped) == 0))
+        if ((faults & GuestMachineFaults.ForgetUnmapped) != 0)
+            return tracker;
+        foreach (GuestIommuEndpoint endpoint in Viommu.Endpoints)
             endpoint.Connect(DeviceTracking);
         return tracker;
     }

@@ -287,14 +287,8 @@ public sealed class LegacyContainer : DmaContainer
         SyscallResult result = _container.Kernel.Ioctl(_container, ref map);
         if (!result.Succeeded)
         {
-            throw new KernelException($"Mapping {area} into the type1 container", result.Errno, result.Errno switch
-            {
-                Errno.EEXIST => "The range is already mapped.",
-                Errno.EINVAL => "The devices can not use these IOVAs, or no group is in the container.",
-                Errno.ENOMEM => "The limit of locked memory (ulimit -l) may be too low.",
-                Errno.ENOSPC => "Too many mappings: raise vfio_iommu_type1.dma_entry_limit.",
-                _ => null,
-            });
+            throw new KernelException(
+                $"Mapping {area} into the type1 container", result.Errno, MapRemedy.Find(result.Errno));
         }
 
         lock (_areasGate)

@@ -18,8 +18,7 @@ namespace Tidemark.Vfio;
 /// </remarks>
 public sealed class Type1Table : IDirtyTable
 {
-    private const int GetLength = (int)VfioIommuType1DirtyBitmap.StructSize + 40;
-    private const int UnmapLength = (int)VfioIommuType1DmaUnmap.StructSize + 24;
+    private const int ArgumentLength = 48;
 
     private readonly KernelFd _container;
 
@@ -61,35 +60,27 @@ public sealed class Type1Table : IDirtyTable
     internal void UnmapDirty(MappedArea area, DirtyBuffer buffer, PageBitmap pages) =>
         DirtyHarvester.Read(area, buffer, pages, UnmapAndRead, $"Unmapping from {Name} with its dirty pages");
 
-    private static void WriteBitmap(Span<byte> at, IovaRange range, HostAddress bitmap)
+    private SyscallResult Read(IovaRange chunk, HostAddress bitmap) => Ask(
+        VfioRequests.IommuDirtyPages, (uint)VfioIommuDirtyPagesFlags.GetBitmap, chunk, bitmap);
+
+    private SyscallResult UnmapAndRead(IovaRange chunk, HostAddress bitmap) => Ask(
+        VfioRequests.IommuUnmapDma, (uint)VfioDmaUnmapFlags.GetDirtyBitmap, chunk, bitmap);
+
+    /// <summary>
+    /// Both arguments have one layout: vfio_iommu_type1_dirty_bitmap with its _get behind it, and
+    /// vfio_iommu_type1_dma_unmap with a vfio_bitmap behind it.
+    /// </summary>
+    private SyscallResult Ask(IoctlRequest request, uint flags, IovaRange chunk, HostAddress bitmap)
     {
-        BinaryPrimitives.WriteUInt64LittleEndian(at, GuestPage.Size);
+        Span<byte> argument = stackalloc byte[ArgumentLength];
+        BinaryPrimitives.WriteUInt32LittleEndian(argument, ArgumentLength);
+        BinaryPrimitives.WriteUInt32LittleEndian(argument[4..], flags);
+        BinaryPrimitives.WriteUInt64LittleEndian(argument[8..], chunk.First.Value);
+        BinaryPrimitives.WriteUInt64LittleEndian(argument[16..], chunk.ByteLength);
+        BinaryPrimitives.WriteUInt64LittleEndian(argument[24..], GuestPage.Size);
         BinaryPrimitives.WriteUInt64LittleEndian(
-            at[8..], ((range.ByteLength >> GuestPage.Shift) + 63) / 64 * sizeof(ulong));
-        BinaryPrimitives.WriteUInt64LittleEndian(at[16..], bitmap.Value);
-    }
-
-    /// <summary>vfio_iommu_type1_dirty_bitmap with a vfio_iommu_type1_dirty_bitmap_get behind it.</summary>
-    private SyscallResult Read(IovaRange chunk, HostAddress bitmap)
-    {
-        Span<byte> argument = stackalloc byte[GetLength];
-        BinaryPrimitives.WriteUInt32LittleEndian(argument, GetLength);
-        BinaryPrimitives.WriteUInt32LittleEndian(argument[4..], (uint)VfioIommuDirtyPagesFlags.GetBitmap);
-        BinaryPrimitives.WriteUInt64LittleEndian(argument[8..], chunk.First.Value);
-        BinaryPrimitives.WriteUInt64LittleEndian(argument[16..], chunk.ByteLength);
-        WriteBitmap(argument[24..], chunk, bitmap);
-        return _container.Kernel.Ioctl(_container.Number, VfioRequests.IommuDirtyPages.Value, argument);
-    }
-
-    /// <summary>vfio_iommu_type1_dma_unmap with a vfio_bitmap behind it.</summary>
-    private SyscallResult UnmapAndRead(IovaRange chunk, HostAddress bitmap)
-    {
-        Span<byte> argument = stackalloc byte[UnmapLength];
-        BinaryPrimitives.WriteUInt32LittleEndian(argument, UnmapLength);
-        BinaryPrimitives.WriteUInt32LittleEndian(argument[4..], (uint)VfioDmaUnmapFlags.GetDirtyBitmap);
-        BinaryPrimitives.WriteUInt64LittleEndian(argument[8..], chunk.First.Value);
-        BinaryPrimitives.WriteUInt64LittleEndian(argument[16..], chunk.ByteLength);
-        WriteBitmap(argument[24..], chunk, bitmap);
-        return _container.Kernel.Ioctl(_container.Number, VfioRequests.IommuUnmapDma.Value, argument);
+            argument[32..], ((chunk.ByteLength >> GuestPage.Shift) + 63) / 64 * sizeof(ulong));
+        BinaryPrimitives.WriteUInt64LittleEndian(argument[40..], bitmap.Value);
+        return _container.Kernel.Ioctl(_container.Number, request.Value, argument);
     }
 }

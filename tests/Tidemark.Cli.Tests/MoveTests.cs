@@ -44,6 +44,55 @@ public sealed class MoveTests
     }
 
     [Fact]
+    public void The_dirty_rate_of_a_machine_is_told_by_source_and_the_machine_goes_on()
+    {
+        using var scene = new Scene();
+        CommandLine source = scene.StartMachine("quiet.json");
+        JsonNode rate = JsonNode.Parse(
+            scene.Expect(0, "dirty-rate", "quiet", "--seconds", "0.5", "--json").Output)!;
+        Assert.Equal("measurement", (string?)rate["during"]);
+        JsonArray sources = rate["sources"]!.AsArray();
+        Assert.Equal(["cpu", "iommu"], sources.Select(entry => (string?)entry!["kind"]));
+        Assert.All(sources, entry => Assert.True((double)entry!["bytesPerSecond"]! > 0, entry.ToJsonString()));
+        // Nobody wrote all of memory in half a second: what was dirty before is not counted.
+        Assert.InRange((ulong)rate["pages"]!, 2UL, (64UL << 20 >> 12) - 1);
+        Assert.Contains("together", scene.Expect(0, "dirty-rate", "quiet", "--seconds", "0.1").Output, StringComparison.Ordinal);
+        scene.Expect(64, "dirty-rate", "quiet", "--seconds", "0");
+        scene.Expect(1, "dirty-rate", "nobody");
+        AssertRunsAtSource(scene, "quiet");
+        scene.Expect(0, "stop", "quiet");
+        Assert.Equal(0, source.WaitForEnd());
+    }
+
+    [Fact]
+    public void A_migration_does_not_wait_for_a_measurement_and_a_question_does_not_disturb_a_migration()
+    {
+        using var scene = new Scene();
+        scene.StartMachine("busy.json");
+        (_, string address) = scene.StartReceiver("busy.json");
+        CommandLine measuring = scene.Start("dirty-rate", "busy", "--seconds", "60", "--json");
+        Scene.WaitFor(measuring, () => (string?)scene.Status("busy")["state"] == "measuring");
+        CommandLine migrate = StartEndlessMigration(scene, address);
+        // Cut short, and what was seen until then is the answer.
+        Assert.Equal(0, measuring.WaitForEnd());
+        JsonNode? during = null;
+        Scene.WaitFor(migrate, () =>
+        {
+            CommandLine asked = scene.Start("dirty-rate", "busy", "--json");
+            if (asked.WaitForEnd() != 0)
+                return false;
+            during = JsonNode.Parse(asked.Output);
+            return true;
+        });
+        Assert.Equal("migration", (string?)during!["during"]);
+        Assert.True((ulong)during["pages"]! > 0);
+        Assert.Equal("migrating", (string?)scene.Status("busy")["state"]);
+        scene.Expect(0, "cancel", "busy");
+        Assert.Equal(1, migrate.WaitForEnd());
+        AssertRunsAtSource(scene, "busy");
+    }
+
+    [Fact]
     public void A_machine_that_differs_is_refused_with_every_reason()
     {
         using var scene = new Scene();

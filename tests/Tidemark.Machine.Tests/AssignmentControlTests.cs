@@ -12,14 +12,20 @@ public sealed class AssignmentControlTests : IDisposable
 {
     private readonly MachineRig _rig = new();
 
+    /// <summary>Interface, whether the IOMMU tracks, whether the device logs, and who is chosen.</summary>
+    public static TheoryData<DeviceBackend, bool, bool, TrackerKind> Trackers => new()
+    {
+        { DeviceBackend.Iommufd, true, false, TrackerKind.Iommu },
+        { DeviceBackend.Iommufd, false, true, TrackerKind.DeviceLog },
+        { DeviceBackend.Iommufd, false, false, TrackerKind.Assumed },
+        { DeviceBackend.Legacy, true, false, TrackerKind.Type1 },
+        { DeviceBackend.Legacy, true, true, TrackerKind.DeviceLog },
+    };
+
     public void Dispose() => _rig.Dispose();
 
     [Theory]
-    [InlineData(DeviceBackend.Iommufd, true, false, TrackerKind.Iommu)]
-    [InlineData(DeviceBackend.Iommufd, false, true, TrackerKind.DeviceLog)]
-    [InlineData(DeviceBackend.Iommufd, false, false, TrackerKind.Assumed)]
-    [InlineData(DeviceBackend.Legacy, true, false, TrackerKind.Type1)]
-    [InlineData(DeviceBackend.Legacy, true, true, TrackerKind.DeviceLog)]
+    [MemberData(nameof(Trackers))]
     public void Without_its_tracker_a_device_loses_pages_whichever_tracker_it_is(
         DeviceBackend backend, bool iommuTracks, bool logs, TrackerKind tracker)
     {
@@ -29,11 +35,7 @@ public sealed class AssignmentControlTests : IDisposable
     }
 
     [Theory]
-    [InlineData(DeviceBackend.Iommufd, true, false, TrackerKind.Iommu)]
-    [InlineData(DeviceBackend.Iommufd, false, true, TrackerKind.DeviceLog)]
-    [InlineData(DeviceBackend.Iommufd, false, false, TrackerKind.Assumed)]
-    [InlineData(DeviceBackend.Legacy, true, false, TrackerKind.Type1)]
-    [InlineData(DeviceBackend.Legacy, true, true, TrackerKind.DeviceLog)]
+    [MemberData(nameof(Trackers))]
     public void A_guest_that_unmaps_without_anybody_looking_loses_pages_whichever_tracker_it_is(
         DeviceBackend backend, bool iommuTracks, bool logs, TrackerKind tracker)
     {

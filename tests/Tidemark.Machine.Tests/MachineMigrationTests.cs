@@ -1,3 +1,5 @@
+using System.Collections.Concurrent;
+using System.Text.RegularExpressions;
 using Tidemark.Abi;
 using Tidemark.Iommu;
 using Tidemark.Kernel;
@@ -96,6 +98,49 @@ public sealed class MachineMigrationTests : IDisposable
             Assert.True(pass.UnchangedPages > pass.DirtyPages / 4, $"{pass}");
             Assert.Equal(pass.DirtyPages, pass.SentPages + pass.ZeroPages + pass.UnchangedPages);
         });
+    }
+
+    [Fact]
+    public void All_devices_answer_their_peers_before_any_of_them_runs()
+    {
+        MachineDescription description = _rig.Describe();
+        GuestMachine source = _rig.AssembleRunning(description);
+        SoftKernel kernel = _rig.CreateKernel(description);
+        var states = new ConcurrentQueue<string>();
+        var traced = new TracingKernel(kernel, line =>
+        {
+            Match asked = Regex.Match(line, @"SET\|MIG_DEVICE_STATE, device_state=(RUNNING\w*)");
+            if (asked.Success)
+                states.Enqueue(asked.Groups[1].Value);
+        });
+        Check(source, _rig.Own(GuestMachine.Assemble(description, traced, kernel.Sysfs)));
+        Assert.Equal(["RUNNING_P2P", "RUNNING_P2P", "RUNNING", "RUNNING"], states);
+    }
+
+    [Fact]
+    public void A_device_that_must_be_able_to_move_and_can_not_is_refused_when_the_machine_starts()
+    {
+        MachineDescription Describe(MigrationUse use) => _rig.Describe(1, (_, device, hardware) =>
+            (device with { Migration = use, Handover = Handover.HandoverWish.States },
+                hardware with { Migration = false, P2P = false, PreCopy = false }));
+        KernelException refused = Assert.Throws<KernelException>(() => _rig.Assemble(Describe(MigrationUse.On)));
+        Assert.Contains("migration=on", refused.Message, StringComparison.Ordinal);
+        Assert.Contains("remove it before the migration", refused.Message, StringComparison.Ordinal);
+        GuestMachine stays = _rig.Assemble(Describe(MigrationUse.Auto));
+        Assert.Equal(MigrationBlockerKind.NoMigration, Assert.Single(stays.Verdict.Blockers).Kind);
+    }
+
+    [Fact]
+    public void Tracking_that_can_not_start_leaves_the_large_leaves_as_they_were()
+    {
+        GuestMachine machine = _rig.AssembleRunning(_rig.Describe(1) with { HugePages = true });
+        machine.DirtyTracker.Start();
+        Assert.Throws<InvalidOperationException>(machine.StartTracking);
+        MachineRig.AwaitReads(machine, 20);
+        using (DirtyLease lease = machine.DirtyTracker.Harvest())
+            Assert.Equal(0UL, lease.BySource.Single(count => count.Kind == DirtySourceKind.Iommu).PageCount % 512);
+        machine.DirtyTracker.Stop();
+        MachineRig.AssertGoodData(machine);
     }
 
     [Fact]

@@ -56,6 +56,66 @@ public sealed class CompletedTests
     }
 
     [Fact]
+    public void A_part_that_begins_anew_right_before_the_stop_gets_another_pass()
+    {
+        int Passes(int beginAnewAt, out bool waited)
+        {
+            using var world = new World();
+            world.Source.Device.BeginAnewAt = beginAnewAt;
+            MigrationOutcome outcome = world.Run();
+            Assert.True(outcome.Result == MigrationResult.Completed, outcome.Cause);
+            waited = world.SourceEvents.OfType<MigrationEvent.Decided>()
+                .Any(decided => decided.Text.Contains("new initial state", StringComparison.Ordinal));
+            return outcome.Report.Passes.Count;
+        }
+
+        int usual = Passes(0, out bool waitedFor);
+        Assert.False(waitedFor);
+        // Which estimate is the one right before the stop is the engine's affair: one of the first dozen is.
+        Assert.Contains(Enumerable.Range(1, 12), at => Passes(at, out bool waited) == usual + 1 && waited);
+    }
+
+    [Fact]
+    public void Pages_that_count_as_written_and_were_not_are_not_sent_again()
+    {
+        using var world = new World();
+        world.Source.ReportsUnchangedPages = true;
+        var third = new GuestPhysicalAddress(3 << GuestPage.Shift);
+        byte[] content = world.Source.Memory.PagesSpan(3, 1).ToArray();
+        Assert.False(PageKernels.IsZero(content));
+        int round = 0;
+        void WriteOnce(byte[] toThird)
+        {
+            // Everything counts as written; page 50 is.
+            world.Source.Dirty.MarkAll();
+            world.Source.Fill(50, 1, seed: 100 + round++);
+            world.Source.Memory.Write(third, toThird);
+        }
+
+        // Page 3 goes from its content to zeros, which pass 1 sends, and back to just that content: what was sent first
+        // is not what the destination has then.
+        world.Source.Device.OnEstimate = () =>
+        {
+            if (round == 0)
+                WriteOnce(new byte[GuestPage.Size]);
+        };
+        world.OnSourceEvent = happened =>
+        {
+            if (happened is MigrationEvent.PassEnded { Pass.Index: 1 })
+                WriteOnce(content);
+        };
+        MigrationOutcome outcome = world.Run();
+        Assert.True(outcome.Result == MigrationResult.Completed, outcome.Cause);
+        world.CheckRunners(outcome);
+        Assert.Equal(0ul, outcome.Report.LostPages);
+        Assert.True(round >= 2);
+        // Pass 0 sent 58 pages with content; of all pages that count as written later only the written two are sent.
+        PassReport[] whole = [.. outcome.Report.Passes.Skip(1).Where(pass => pass.DirtyPages == world.Source.Memory.SpanPages)];
+        Assert.NotEmpty(whole);
+        Assert.All(whole, pass => Assert.True(pass.UnchangedPages >= 56 && pass.SentPages <= 2, $"{pass}"));
+    }
+
+    [Fact]
     public void Pages_written_between_passes_arrive()
     {
         using var world = new World();

@@ -23,7 +23,7 @@ internal static class CheckCommand
         Option<bool> json = SharedOptions.Json();
         var command = new Command(
             "check",
-            "Tell whether this host and its devices can migrate live, and if not, exactly why and what to change.\n\nOpens, binds and attaches each device for a moment: devices in use elsewhere are reported as such.\nExit code 0 ready, 1 not ready, 3 the kernel has no iommufd.")
+            "Tell whether this host and its devices can migrate live, and if not, exactly why and what to change.\n\nOpens, binds and attaches each device for a moment: devices in use elsewhere are reported as such.\nExit code 0 ready, 1 not ready, 3 the kernel has neither iommufd nor, where that is asked for, VFIO containers.")
         {
             file, kernel, trace, json,
         };

@@ -58,6 +58,7 @@ internal static class MachineJson
         result["lostBy"] = new JsonArray([.. lostBy.Select(text => (JsonNode)text)]);
         if (lostBy.Count > 0)
             result["cause"] = $"{result["cause"]} {string.Join(" ", lostBy)}";
+        result["leafRefusals"] = new JsonArray([.. machine.LeafRefusals.Select(text => (JsonNode)text)]);
         AddReattachments(result, machine);
         return result;
     }

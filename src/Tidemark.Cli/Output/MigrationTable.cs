@@ -72,6 +72,8 @@ internal static class MigrationTable
             terminal.Result($"{(string)device!["name"]!,-16}tracked by {device["tracker"],-10} {device["reason"]}; moves {((string?)device["handover"] == "driver-assisted" ? "driver-assisted" : "by states")}; {ByteSize.Format(Number(device["stateBytes"]))} of state");
         }
 
+        foreach (JsonNode? refusal in result["leafRefusals"]?.AsArray() ?? [])
+            terminal.Result($"{"large leaves",-16}{refusal} Pages are compared with what was sent instead.");
         ShowPasses(terminal, result);
         string parts = string.Join(", ", (result["downtimeParts"]?.AsArray() ?? []).Select(part =>
             string.Create(CultureInfo.InvariantCulture, $"{part!["name"]} {part["milliseconds"]!.GetValue<double>():0.0}")));

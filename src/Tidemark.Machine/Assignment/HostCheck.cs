@@ -100,11 +100,7 @@ public sealed record HostCheck
                 CpuTracking = processors.Mechanism,
                 CpuTrackingReason = processors.Reason,
                 Verdict = missing ? HostVerdict.NotSupported : HostVerdict.NotReady,
-                Reason = missing
-                    ? backend == DeviceBackend.Legacy
-                    ? "this kernel has no VFIO containers (CONFIG_VFIO_CONTAINER; `modprobe vfio vfio_iommu_type1`)"
-                    : "this kernel has no iommufd; it needs CONFIG_IOMMUFD (Linux 6.2 or later; `modprobe iommufd`) and an IOMMU that is switched on"
-                    : $"{(backend == DeviceBackend.Legacy ? LegacyContainer.DefaultPath : "iommufd")} can not be opened",
+                Reason = DescribeMissing(backend, missing),
             };
         }
 
@@ -116,6 +112,16 @@ public sealed record HostCheck
             return Look(kernel, sysfs, opened, wanted, processors, areMachine: devices is not null);
         }
     }
+
+    private static string DescribeMissing(DeviceBackend backend, bool missing) => (backend, missing) switch
+    {
+        (DeviceBackend.Legacy, true) =>
+            "this kernel has no VFIO containers (CONFIG_VFIO_CONTAINER; `modprobe vfio vfio_iommu_type1`)",
+        (DeviceBackend.Legacy, false) => $"{LegacyContainer.DefaultPath} can not be opened",
+        (_, true) => "this kernel has no iommufd; it needs CONFIG_IOMMUFD (Linux 6.2 or later; `modprobe iommufd`) and "
+            + "an IOMMU that is switched on",
+        _ => "iommufd can not be opened",
+    };
 
     private static (string Mechanism, string Reason) LookAtProcessors(IKernel kernel)
     {

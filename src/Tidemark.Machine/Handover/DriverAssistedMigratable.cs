@@ -1,4 +1,3 @@
-using System.Buffers;
 using Tidemark.Memory;
 using Tidemark.Migration;
 
@@ -22,10 +21,8 @@ public sealed class DriverAssistedMigratable : IMigratable
     private readonly IHandoverDriver _driver;
     private readonly IBusMaster _busMaster;
     private readonly TimeSpan _quiesceLimit;
-    private readonly ArrayBufferWriter<byte> _incoming = new();
+    private readonly PartStateBuffer _state = new();
     private Stage _stage;
-    private byte[]? _outgoing;
-    private int _outgoingRead;
 
     /// <param name="quiesceLimit">How long commands in flight may take at the switchover; the source runs on when they
     /// take longer.</param>
@@ -66,25 +63,16 @@ public sealed class DriverAssistedMigratable : IMigratable
     {
         if (_driver.FindObstacle() is { } obstacle)
             throw new InvalidOperationException(obstacle);
-        _outgoing = null;
-        _outgoingRead = 0;
+        _state.Clear();
         _stage = Stage.Saving;
     }
 
     /// <inheritdoc/>
-    public StateEstimate Estimate() => new(0, 0, _outgoing is null ? null : (ulong)(_outgoing.Length - _outgoingRead));
+    public StateEstimate Estimate() => new(0, 0, _state.Left);
 
     /// <inheritdoc/>
-    public int ReadState(Span<byte> buffer)
-    {
-        if (_stage != Stage.Halted)
-            return 0;
-        _outgoing ??= _driver.SaveState();
-        int length = Math.Min(buffer.Length, _outgoing.Length - _outgoingRead);
-        _outgoing.AsSpan(_outgoingRead, length).CopyTo(buffer);
-        _outgoingRead += length;
-        return length;
-    }
+    public int ReadState(Span<byte> buffer) =>
+        _stage == Stage.Halted ? _state.Read(buffer, _driver.SaveState) : 0;
 
     /// <summary>Nothing in flight is nothing that could reach a peer.</summary>
     public void EnterP2P()
@@ -103,13 +91,12 @@ public sealed class DriverAssistedMigratable : IMigratable
     }
 
     /// <inheritdoc/>
-    public void EndSave() => _outgoing = null;
+    public void EndSave() => _state.Clear();
 
     /// <inheritdoc/>
     public void Recover()
     {
-        _outgoing = null;
-        _outgoingRead = 0;
+        _state.Clear();
         if (_stage == Stage.Working)
             return;
         _driver.Resume();
@@ -127,23 +114,19 @@ public sealed class DriverAssistedMigratable : IMigratable
     /// <inheritdoc/>
     public void BeginLoad()
     {
-        _incoming.Clear();
+        _state.Clear();
         Prepare();
     }
 
     /// <inheritdoc/>
-    public void WriteState(ReadOnlySpan<byte> bytes)
-    {
-        if (_incoming.WrittenCount + bytes.Length > MaximumStateBytes)
-            throw new InvalidDataException($"The driver state of {Name} is longer than any driver's could be.");
-        _incoming.Write(bytes);
-    }
+    public void WriteState(ReadOnlySpan<byte> bytes) =>
+        _state.Write(bytes, MaximumStateBytes, $"The driver state of {Name}");
 
     /// <inheritdoc/>
     public void EndLoad()
     {
-        _driver.LoadState(_incoming.WrittenSpan);
-        _incoming.Clear();
+        _driver.LoadState(_state.Arrived);
+        _state.Clear();
         _stage = Stage.Loaded;
     }
 

@@ -27,7 +27,7 @@ internal sealed class LearnedContent
         return _hashes.TryAdd((uint)unit, hash) || _hashes[(uint)unit] == hash;
     }
 
-    public void Save(WorkloadStateWriter writer)
+    public void Save(PartStateWriter writer)
     {
         writer.U32((uint)_hashes.Count);
         foreach ((uint unit, ulong hash) in _hashes)
@@ -38,7 +38,7 @@ internal sealed class LearnedContent
     }
 
     /// <summary>Takes the other side's knowledge. False: it is damaged.</summary>
-    public bool TryLoad(ref WorkloadStateReader reader)
+    public bool TryLoad(ref PartStateReader reader)
     {
         _hashes.Clear();
         uint count = reader.U32();

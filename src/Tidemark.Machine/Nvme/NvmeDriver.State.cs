@@ -13,7 +13,7 @@ public sealed partial class NvmeDriver
     {
         NvmeQueuePair io = _io ?? throw NotReady();
         NvmeQueuePair admin = _admin ?? throw NotReady();
-        using var writer = new WorkloadStateWriter(StateMagic, StateVersion);
+        using var writer = new PartStateWriter(StateMagic, StateVersion);
         writer.U64(_options.ArenaStart.Value);
         writer.U32(_options.QueueEntries);
         writer.U32(io.DoorbellStride);
@@ -46,7 +46,7 @@ public sealed partial class NvmeDriver
     /// as before.</exception>
     public void RestoreState(ReadOnlySpan<byte> state)
     {
-        var reader = new WorkloadStateReader(state, StateMagic, StateVersion);
+        var reader = new PartStateReader(state, StateMagic, StateVersion);
         ulong arena = reader.U64();
         uint entries = reader.U32();
         uint stride = reader.U32();
@@ -98,14 +98,14 @@ public sealed partial class NvmeDriver
     private static NvmeException NotThisDriver() =>
         new("The saved NVMe driver state is damaged or belongs to a driver with other queues.");
 
-    private static void WritePositions(WorkloadStateWriter writer, NvmeQueuePair queue)
+    private static void WritePositions(PartStateWriter writer, NvmeQueuePair queue)
     {
         writer.U32(queue.Tail);
         writer.U32(queue.Head);
         writer.Flag(queue.Phase);
     }
 
-    private static bool TryReadPositions(ref WorkloadStateReader reader, NvmeQueuePair queue)
+    private static bool TryReadPositions(ref PartStateReader reader, NvmeQueuePair queue)
     {
         queue.Tail = reader.U32();
         queue.Head = reader.U32();

@@ -87,7 +87,7 @@ public sealed partial class NvmeWorkload : IHandoverDriver
     byte[] IHandoverDriver.SaveState()
     {
         Invariant.Require(_halted, $"{_options.Name} is asked for its hand-over state while it works.");
-        using var writer = new WorkloadStateWriter(HandoverMagic, HandoverVersion);
+        using var writer = new PartStateWriter(HandoverMagic, HandoverVersion);
         NvmeDiskIdentity identity = _driver.Identity;
         writer.Block(System.Text.Encoding.ASCII.GetBytes(identity.SerialNumber));
         writer.Block(System.Text.Encoding.ASCII.GetBytes(identity.ModelNumber));
@@ -122,7 +122,7 @@ public sealed partial class NvmeWorkload : IHandoverDriver
     void IHandoverDriver.LoadState(ReadOnlySpan<byte> state)
     {
         Invariant.Require(_known && _halted, $"{_options.Name} is to take over a disk that it does not know.");
-        var reader = new WorkloadStateReader(state, HandoverMagic, HandoverVersion);
+        var reader = new PartStateReader(state, HandoverMagic, HandoverVersion);
         ReadOnlySpan<byte> serial = reader.Block();
         ReadOnlySpan<byte> model = reader.Block();
         if (reader.Failed || serial.Length > MaximumTextBytes || model.Length > MaximumTextBytes)

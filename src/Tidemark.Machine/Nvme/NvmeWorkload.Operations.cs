@@ -51,14 +51,14 @@ public sealed partial class NvmeWorkload
     /// <summary>The driver's state and this object's. While paused, or before the start.</summary>
     public byte[] SaveState()
     {
-        using var writer = new WorkloadStateWriter(StateMagic, StateVersion);
+        using var writer = new PartStateWriter(StateMagic, StateVersion);
         writer.Block(_driver.SaveState());
         WriteOwn(writer);
         return writer.ToArray();
     }
 
     /// <summary>This object's state without the driver's.</summary>
-    private void WriteOwn(WorkloadStateWriter writer)
+    private void WriteOwn(PartStateWriter writer)
     {
         writer.U32((uint)_options.BlockBytes);
         writer.U64(_options.BufferStart.Value);
@@ -94,7 +94,7 @@ public sealed partial class NvmeWorkload
     /// be started.</exception>
     public void RestoreState(ReadOnlySpan<byte> state)
     {
-        var reader = new WorkloadStateReader(state, StateMagic, StateVersion);
+        var reader = new PartStateReader(state, StateMagic, StateVersion);
         ReadOnlySpan<byte> driver = reader.Block();
         if (reader.Failed)
             throw NotThisWorkload();
@@ -104,7 +104,7 @@ public sealed partial class NvmeWorkload
     }
 
     /// <summary>What <see cref="WriteOwn"/> wrote, to its end. False: damaged, or of other options.</summary>
-    private bool TryReadOwn(ref WorkloadStateReader reader)
+    private bool TryReadOwn(ref PartStateReader reader)
     {
         bool good = reader.U32() == (uint)_options.BlockBytes && reader.U64() == _options.BufferStart.Value;
         _random = reader.U64();

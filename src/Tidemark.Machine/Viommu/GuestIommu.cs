@@ -1,4 +1,3 @@
-using System.Buffers.Binary;
 using Tidemark.Abi;
 using Tidemark.Kernel;
 using Tidemark.Machine.Assignment;
@@ -28,7 +27,7 @@ namespace Tidemark.Machine.Viommu;
 public sealed class GuestIommu : IMigratable
 {
     private const uint Mark = 0x494D_4D54;
-    private const uint Version = 1;
+    private const ushort Version = 1;
     private const int MappingLength = 24;
 
     /// <summary>LIMIT: mappings of one endpoint, and so bytes of state; type1 has a limit of the same size.</summary>
@@ -36,9 +35,7 @@ public sealed class GuestIommu : IMigratable
 
     private readonly Lock _gate = new();
     private readonly List<GuestIommuEndpoint> _endpoints = [];
-    private readonly List<byte> _incoming = [];
-    private byte[]? _outgoing;
-    private int _read;
+    private readonly PartStateBuffer _state = new();
     private bool _stopped;
 
     public string Name => "viommu";
@@ -49,8 +46,7 @@ public sealed class GuestIommu : IMigratable
     /// <inheritdoc/>
     public void BeginSave()
     {
-        _outgoing = null;
-        _read = 0;
+        _state.Clear();
         _stopped = false;
     }
 
@@ -59,16 +55,7 @@ public sealed class GuestIommu : IMigratable
         new(0, 0, (ulong)_endpoints.Sum(endpoint => 16 + ((long)endpoint.Mappings.Count * MappingLength)));
 
     /// <inheritdoc/>
-    public int ReadState(Span<byte> buffer)
-    {
-        if (!_stopped)
-            return 0;
-        _outgoing ??= Save();
-        int length = Math.Min(buffer.Length, _outgoing.Length - _read);
-        _outgoing.AsSpan(_read, length).CopyTo(buffer);
-        _read += length;
-        return length;
-    }
+    public int ReadState(Span<byte> buffer) => _stopped ? _state.Read(buffer, Save) : 0;
 
     /// <inheritdoc/>
     public void EnterP2P()
@@ -80,34 +67,30 @@ public sealed class GuestIommu : IMigratable
     public void Stop() => _stopped = true;
 
     /// <inheritdoc/>
-    public void EndSave() => _outgoing = null;
+    public void EndSave() => _state.Clear();
 
     /// <inheritdoc/>
     public void Recover()
     {
-        _outgoing = null;
-        _read = 0;
+        _state.Clear();
         _stopped = false;
     }
 
     /// <inheritdoc/>
-    public void BeginLoad() => _incoming.Clear();
+    public void BeginLoad() => _state.Clear();
 
     /// <inheritdoc/>
-    public void WriteState(ReadOnlySpan<byte> bytes)
-    {
-        if (_incoming.Count + (long)bytes.Length > (long)_endpoints.Count * (16 + ((long)MaximumMappings * MappingLength)) + 64)
-            throw new InvalidDataException("The virtual IOMMU's state is longer than any could be.");
-        _incoming.AddRange(bytes);
-    }
+    public void WriteState(ReadOnlySpan<byte> bytes) => _state.Write(
+        bytes, 64 + (_endpoints.Count * (16 + ((long)MaximumMappings * MappingLength))), "The virtual IOMMU's state");
 
     /// <inheritdoc/>
     /// <exception cref="InvalidDataException">It is no state of such an IOMMU; some endpoints may be set.</exception>
     /// <exception cref="KernelException">The host refused a mapping.</exception>
     public void EndLoad()
     {
-        var reader = new StateReader(_incoming.ToArray());
-        if (reader.U32() != Mark || reader.U32() != Version || reader.U32() != _endpoints.Count)
+        var reader = new PartStateReader(_state.Arrived, Mark, Version);
+        uint endpoints = reader.U32();
+        if (reader.Failed || endpoints != _endpoints.Count)
             throw new InvalidDataException("The virtual IOMMU's state is of another version or another machine.");
         foreach (GuestIommuEndpoint endpoint in _endpoints)
         {
@@ -125,7 +108,7 @@ public sealed class GuestIommu : IMigratable
             }
         }
 
-        if (!reader.IsAtEnd)
+        if (!reader.IsComplete)
             throw new InvalidDataException("The virtual IOMMU's state is longer than it says.");
     }
 
@@ -152,53 +135,22 @@ public sealed class GuestIommu : IMigratable
 
     private byte[] Save()
     {
-        using var stream = new MemoryStream();
-        Span<byte> word = stackalloc byte[MappingLength];
-        void U32(uint value, Span<byte> at)
-        {
-            BinaryPrimitives.WriteUInt32LittleEndian(at, value);
-            stream.Write(at[..4]);
-        }
-
-        U32(Mark, word);
-        U32(Version, word);
-        U32((uint)_endpoints.Count, word);
+        using var writer = new PartStateWriter(Mark, Version);
+        writer.U32((uint)_endpoints.Count);
         foreach (GuestIommuEndpoint endpoint in _endpoints)
         {
             IReadOnlyList<GuestMapping> mappings = endpoint.Mappings;
-            U32((uint)endpoint.Mode, word);
-            U32((uint)mappings.Count, word);
+            writer.U32((uint)endpoint.Mode);
+            writer.U32((uint)mappings.Count);
             foreach (GuestMapping mapping in mappings)
             {
-                BinaryPrimitives.WriteUInt64LittleEndian(word, mapping.Iova.Value);
-                BinaryPrimitives.WriteUInt64LittleEndian(word[8..], mapping.Guest.Value);
-                BinaryPrimitives.WriteUInt64LittleEndian(word[16..], mapping.ByteLength);
-                stream.Write(word);
+                writer.U64(mapping.Iova.Value);
+                writer.U64(mapping.Guest.Value);
+                writer.U64(mapping.ByteLength);
             }
         }
 
-        return stream.ToArray();
-    }
-
-    private ref struct StateReader(ReadOnlySpan<byte> bytes)
-    {
-        private ReadOnlySpan<byte> _rest = bytes;
-
-        public bool Failed { get; private set; }
-
-        public readonly bool IsAtEnd => _rest.IsEmpty;
-
-        public uint U32()
-        {
-            Failed |= _rest.Length < sizeof(uint);
-            if (Failed)
-                return 0;
-            uint value = BinaryPrimitives.ReadUInt32LittleEndian(_rest);
-            _rest = _rest[sizeof(uint)..];
-            return value;
-        }
-
-        public ulong U64() => U32() | ((ulong)U32() << 32);
+        return writer.ToArray();
     }
 }
 

@@ -19,9 +19,7 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
     private const int MaximumStateBytes = 16 << 20;
 
     private readonly IReadOnlyList<GuestDevice> _devices;
-    private readonly MemoryStream _incoming = new();
-    private byte[]? _outgoing;
-    private int _outgoingRead;
+    private readonly PartStateBuffer _state = new();
     private bool _paused;
     private ulong _beatsAtPause;
 
@@ -91,21 +89,14 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
     public void BeginSave()
     {
         // Processors have no state to send while they run.
-        _outgoing = null;
-        _outgoingRead = 0;
+        _state.Clear();
     }
 
-    public StateEstimate Estimate() => new(0, 0, (ulong)(_outgoing?.Length ?? SaveEstimate()));
+    public StateEstimate Estimate() => new(0, 0, _state.Left ?? SaveEstimate());
 
     public int ReadState(Span<byte> buffer)
     {
-        if (!_paused)
-            return 0;
-        _outgoing ??= Save();
-        int length = Math.Min(buffer.Length, _outgoing.Length - _outgoingRead);
-        _outgoing.AsSpan(_outgoingRead, length).CopyTo(buffer);
-        _outgoingRead += length;
-        return length;
+        return _paused ? _state.Read(buffer, Save) : 0;
     }
 
     public void EnterP2P()
@@ -115,29 +106,23 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
 
     public void Stop() => Invariant.Require(_paused, "The workload is asked for its final state while it runs.");
 
-    public void EndSave() => _outgoing = null;
+    public void EndSave() => _state.Clear();
 
     public void Recover()
     {
-        _outgoing = null;
-        _outgoingRead = 0;
+        _state.Clear();
         // ResumeWorkload follows, after the devices run.
     }
 
-    public void BeginLoad() => _incoming.SetLength(0);
+    public void BeginLoad() => _state.Clear();
 
-    public void WriteState(ReadOnlySpan<byte> bytes)
-    {
-        if (_incoming.Length + bytes.Length > MaximumStateBytes)
-            throw new InvalidDataException("The workload's state is longer than any machine's could be.");
-        _incoming.Write(bytes);
-    }
+    public void WriteState(ReadOnlySpan<byte> bytes) => _state.Write(bytes, MaximumStateBytes, "The workload's state");
 
     public void EndLoad()
     {
         try
         {
-            using var reader = new BinaryReader(new MemoryStream(_incoming.ToArray()));
+            using var reader = new BinaryReader(new MemoryStream(_state.Arrived.ToArray()));
             if (reader.ReadUInt32() != Mark || reader.ReadUInt32() != Version)
                 throw new InvalidDataException("The workload's state is of another version.");
             Processor.Load(reader);
@@ -175,10 +160,9 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
     {
         // Ended as it stands, paused or not: a machine that has moved away must not take another step here.
         Processor.Dispose();
-        _incoming.Dispose();
     }
 
-    private static int SaveEstimate() => 64 << 10;
+    private static ulong SaveEstimate() => 64 << 10;
 
     private byte[] Save()
     {

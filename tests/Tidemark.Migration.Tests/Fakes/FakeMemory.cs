@@ -65,6 +65,13 @@ public sealed class FakeDirtySource(ulong pageCount) : IDirtySource, IWriteBarri
             _on = false;
     }
 
+    /// <summary>Everything counts as written.</summary>
+    public void MarkAll()
+    {
+        lock (_gate)
+            _dirty.SetRange(0, pageCount);
+    }
+
     public void Harvest(PageBitmap pages)
     {
         lock (_gate)

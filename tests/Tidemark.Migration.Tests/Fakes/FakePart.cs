@@ -44,8 +44,23 @@ public sealed class FakePart(string name, int precopyBytes, int stopBytes, List<
         State = FakePartState.Saving;
     }
 
-    public StateEstimate Estimate() =>
-        new((ulong)Math.Max(0, precopyBytes - _read), 0, (ulong)stopBytes);
+    /// <summary>
+    /// In the so-manyth estimate after all was read, the part begins anew once: it has some initial bytes again.
+    /// </summary>
+    public int BeginAnewAt { get; set; }
+
+    /// <summary>Called with each estimate: the first one comes between pass 0 and its harvest.</summary>
+    public Action? OnEstimate { get; set; }
+
+    public StateEstimate Estimate()
+    {
+        OnEstimate?.Invoke();
+        ulong initial = (ulong)Math.Max(0, precopyBytes - _read);
+        // UAPI: VFIO_PRECOPY_INFO_REINIT. Asked again it has been read, as far as this part can tell.
+        if (initial == 0 && BeginAnewAt > 0 && --BeginAnewAt == 0)
+            initial = 1;
+        return new StateEstimate(initial, 0, (ulong)stopBytes);
+    }
 
     public int ReadState(Span<byte> buffer)
     {

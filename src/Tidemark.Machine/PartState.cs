@@ -1,13 +1,13 @@
 using System.Buffers.Binary;
 
-namespace Tidemark.Machine.Nvme;
+namespace Tidemark.Machine;
 
 /// <summary>Writes little-endian fields after a magic number and a version.</summary>
-internal sealed class WorkloadStateWriter : IDisposable
+internal sealed class PartStateWriter : IDisposable
 {
     private readonly MemoryStream _bytes = new();
 
-    public WorkloadStateWriter(uint magic, ushort version)
+    public PartStateWriter(uint magic, ushort version)
     {
         U32(magic);
         U16(version);
@@ -51,11 +51,11 @@ internal sealed class WorkloadStateWriter : IDisposable
 }
 
 /// <summary>Reads the same. After the first read beyond the end all reads give 0 and it stays failed.</summary>
-internal ref struct WorkloadStateReader
+internal ref struct PartStateReader
 {
     private ReadOnlySpan<byte> _rest;
 
-    public WorkloadStateReader(ReadOnlySpan<byte> bytes, uint magic, ushort version)
+    public PartStateReader(ReadOnlySpan<byte> bytes, uint magic, ushort version)
     {
         _rest = bytes;
         uint foundMagic = U32();

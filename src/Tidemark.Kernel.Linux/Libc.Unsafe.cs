@@ -69,6 +69,15 @@ internal static unsafe partial class Libc
     [LibraryImport(Name, EntryPoint = "fsync", SetLastError = true)]
     internal static partial int Fsync(int fd);
 
+    [LibraryImport(Name, EntryPoint = "readv", SetLastError = true)]
+    internal static partial nint Readv(int fd, IoVector* vectors, int count);
+
+    [LibraryImport(Name, EntryPoint = "writev", SetLastError = true)]
+    internal static partial nint Writev(int fd, IoVector* vectors, int count);
+
+    [LibraryImport(Name, EntryPoint = "lseek", SetLastError = true)]
+    internal static partial long Lseek(int fd, long offset, int whence);
+
     [LibraryImport(Name, EntryPoint = "syscall", SetLastError = true)]
     internal static partial nint Syscall(nint number, nint argument);
 

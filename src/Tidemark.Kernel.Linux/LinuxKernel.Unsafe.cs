@@ -105,6 +105,24 @@ public sealed unsafe class LinuxKernel : IKernel
 
     public SyscallResult Fsync(int fd) => Libc.ToResult(Libc.Fsync(fd));
 
+    public SyscallResult Readv(int fd, ReadOnlySpan<IoVector> vectors)
+    {
+        // SAFETY: IoVector is two 64-bit numbers without padding: the layout of struct iovec. The array is pinned; the
+        // memory it names is the caller's, as for pread and its span.
+        fixed (IoVector* pointer = vectors)
+            return Libc.ToResult(Libc.Readv(fd, pointer, vectors.Length));
+    }
+
+    public SyscallResult Writev(int fd, ReadOnlySpan<IoVector> vectors)
+    {
+        // SAFETY: as in Readv.
+        fixed (IoVector* pointer = vectors)
+            return Libc.ToResult(Libc.Writev(fd, pointer, vectors.Length));
+    }
+
+    public SyscallResult Lseek(int fd, ulong offset, SeekWhence whence) =>
+        Libc.ToResult((nint)Libc.Lseek(fd, unchecked((long)offset), (int)whence));
+
     public SyscallResult Userfaultfd(uint flags)
     {
         // libc has no function for this one. The numbers are those of asm/unistd.h.

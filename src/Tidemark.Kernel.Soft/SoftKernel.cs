@@ -260,6 +260,16 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
     public SyscallResult Fsync(int fd) =>
         FdTable.IsSoft(fd) ? SyscallResult.Fail(IsOpen(fd) ? Errno.EINVAL : Errno.EBADF) : _host.Fsync(fd);
 
+    // The twin has no file that is read or written in vectors, or that has holes: what it does not emulate is the host's.
+    public SyscallResult Readv(int fd, ReadOnlySpan<IoVector> vectors) =>
+        FdTable.IsSoft(fd) ? SyscallResult.Fail(IsOpen(fd) ? Errno.EINVAL : Errno.EBADF) : _host.Readv(fd, vectors);
+
+    public SyscallResult Writev(int fd, ReadOnlySpan<IoVector> vectors) =>
+        FdTable.IsSoft(fd) ? SyscallResult.Fail(IsOpen(fd) ? Errno.EINVAL : Errno.EBADF) : _host.Writev(fd, vectors);
+
+    public SyscallResult Lseek(int fd, ulong offset, SeekWhence whence) =>
+        FdTable.IsSoft(fd) ? SyscallResult.Fail(IsOpen(fd) ? Errno.ESPIPE : Errno.EBADF) : _host.Lseek(fd, offset, whence);
+
     public SyscallResult Eventfd(uint initialValue, EventfdFlags flags) => _host.Eventfd(initialValue, flags);
 
     public SyscallResult Userfaultfd(uint flags) => _host.Userfaultfd(flags);

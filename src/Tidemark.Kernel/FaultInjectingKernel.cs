@@ -90,6 +90,13 @@ public sealed class FaultInjectingKernel : IKernel
 
     public SyscallResult Fsync(int fd) => Fails("fsync") ?? _inner.Fsync(fd);
 
+    public SyscallResult Readv(int fd, ReadOnlySpan<IoVector> vectors) => Fails("readv") ?? _inner.Readv(fd, vectors);
+
+    public SyscallResult Writev(int fd, ReadOnlySpan<IoVector> vectors) => Fails("writev") ?? _inner.Writev(fd, vectors);
+
+    public SyscallResult Lseek(int fd, ulong offset, SeekWhence whence) =>
+        Fails("lseek") ?? _inner.Lseek(fd, offset, whence);
+
     public SyscallResult Userfaultfd(uint flags) => Fails("userfaultfd") ?? _inner.Userfaultfd(flags);
 
     private SyscallResult? Fails(string call, uint? request = null)

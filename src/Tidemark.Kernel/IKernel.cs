@@ -70,6 +70,17 @@ public interface IKernel
     /// <summary>fsync(2).</summary>
     SyscallResult Fsync(int fd);
 
+    /// <summary>
+    /// readv(2): fills the vectors in order. Value: bytes read, 0 at the end. The caller owns the memory they name.
+    /// </summary>
+    SyscallResult Readv(int fd, ReadOnlySpan<IoVector> vectors);
+
+    /// <summary>writev(2). Value: bytes written. The caller owns the memory that the vectors name.</summary>
+    SyscallResult Writev(int fd, ReadOnlySpan<IoVector> vectors);
+
+    /// <summary>lseek(2). Value: the offset; ENXIO when there is no data (or hole) from there on.</summary>
+    SyscallResult Lseek(int fd, ulong offset, SeekWhence whence);
+
     /// <summary>userfaultfd(2). Value: the descriptor. Flags: O_CLOEXEC, O_NONBLOCK, UFFD_USER_MODE_ONLY.</summary>
     SyscallResult Userfaultfd(uint flags);
 }

@@ -135,6 +135,16 @@ public sealed class RecordingKernel : IKernel
 
     public SyscallResult Fsync(int fd) => Record(Begin(), "fsync", [fd], _inner.Fsync(fd));
 
+    // Page contents on sockets are no answers of the kernel: only how many bytes moved is kept.
+    public SyscallResult Readv(int fd, ReadOnlySpan<IoVector> vectors) =>
+        Record(Begin(), "readv", [fd, vectors.Length], _inner.Readv(fd, vectors));
+
+    public SyscallResult Writev(int fd, ReadOnlySpan<IoVector> vectors) =>
+        Record(Begin(), "writev", [fd, vectors.Length], _inner.Writev(fd, vectors));
+
+    public SyscallResult Lseek(int fd, ulong offset, SeekWhence whence) =>
+        Record(Begin(), "lseek", [fd, Signed(offset), (long)whence], _inner.Lseek(fd, offset, whence));
+
     public SyscallResult Userfaultfd(uint flags) => Record(Begin(), "userfaultfd", [flags], _inner.Userfaultfd(flags));
 
     private static byte[] Filled(ReadOnlySpan<byte> buffer, SyscallResult result) =>

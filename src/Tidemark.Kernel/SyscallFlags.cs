@@ -74,3 +74,22 @@ public enum PollEvents : short
 
 /// <summary>struct pollfd of poll(2).</summary>
 public record struct PollDescriptor(int Fd, PollEvents Events, PollEvents Returned);
+
+/// <summary>SEEK_* of lseek(2), as far as used.</summary>
+public enum SeekWhence
+{
+    /// <summary>To the offset itself.</summary>
+    Set = 0,
+
+    /// <summary>SEEK_DATA: to the first byte at or behind the offset that is not in a hole.</summary>
+    Data = 3,
+
+    /// <summary>SEEK_HOLE: to the first hole at or behind the offset; the end of the file counts as one.</summary>
+    Hole = 4,
+}
+
+/// <summary>struct iovec: a piece of this process's memory that is not the collector's.</summary>
+/// <param name="Address">Where it begins.</param>
+/// <param name="ByteLength">Its length in bytes.</param>
+[System.Runtime.InteropServices.StructLayout(System.Runtime.InteropServices.LayoutKind.Sequential)]
+public readonly record struct IoVector(ulong Address, ulong ByteLength);

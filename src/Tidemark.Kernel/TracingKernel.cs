@@ -127,6 +127,15 @@ public sealed class TracingKernel : IKernel
 
     public SyscallResult Fsync(int fd) => Tell($"fsync({fd})", _inner.Fsync(fd));
 
+    public SyscallResult Readv(int fd, ReadOnlySpan<IoVector> vectors) =>
+        Tell($"readv({fd}, [...], {vectors.Length})", _inner.Readv(fd, vectors));
+
+    public SyscallResult Writev(int fd, ReadOnlySpan<IoVector> vectors) =>
+        Tell($"writev({fd}, [...], {vectors.Length})", _inner.Writev(fd, vectors));
+
+    public SyscallResult Lseek(int fd, ulong offset, SeekWhence whence) =>
+        Tell($"lseek({fd}, {offset}, SEEK_{whence.ToString().ToUpperInvariant()})", _inner.Lseek(fd, offset, whence));
+
     public SyscallResult Userfaultfd(uint flags)
     {
         SyscallResult result = _inner.Userfaultfd(flags);

@@ -55,5 +55,11 @@ internal sealed class LyingKernel(IKernel inner, LyingKernel.Lie lie) : IKernel
 
     public SyscallResult Fsync(int fd) => inner.Fsync(fd);
 
+    public SyscallResult Readv(int fd, ReadOnlySpan<IoVector> vectors) => inner.Readv(fd, vectors);
+
+    public SyscallResult Writev(int fd, ReadOnlySpan<IoVector> vectors) => inner.Writev(fd, vectors);
+
+    public SyscallResult Lseek(int fd, ulong offset, SeekWhence whence) => inner.Lseek(fd, offset, whence);
+
     public SyscallResult Userfaultfd(uint flags) => inner.Userfaultfd(flags);
 }

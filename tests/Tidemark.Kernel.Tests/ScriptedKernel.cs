@@ -69,6 +69,12 @@ internal sealed class ScriptedKernel : IKernel
 
     public SyscallResult Fsync(int fd) => Note("fsync", SyscallResult.Ok());
 
+    public SyscallResult Readv(int fd, ReadOnlySpan<IoVector> vectors) => Note("readv", SyscallResult.Ok());
+
+    public SyscallResult Writev(int fd, ReadOnlySpan<IoVector> vectors) => Note("writev", SyscallResult.Ok());
+
+    public SyscallResult Lseek(int fd, ulong offset, SeekWhence whence) => Note("lseek", SyscallResult.Ok());
+
     public SyscallResult Userfaultfd(uint flags) => Note("userfaultfd", OnUserfaultfd?.Invoke(flags) ?? Next());
 
     private SyscallResult Next() => SyscallResult.Ok(++_lastFd);
@@ -102,6 +108,9 @@ internal static class EveryCall
         kernel.MemfdCreate("m", MemfdFlags.CloseOnExec),
         kernel.Ftruncate(3, 4096),
         kernel.Fsync(3),
+        kernel.Readv(3, []),
+        kernel.Writev(3, []),
+        kernel.Lseek(3, 0, SeekWhence.Data),
         kernel.Userfaultfd(1),
         kernel.Open("/dev/iommu", OpenFlags.ReadOnly),
         kernel.Munmap(0x7f0000001000, 4096),

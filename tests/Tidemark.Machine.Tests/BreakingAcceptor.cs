@@ -1,3 +1,4 @@
+using Tidemark.Memory;
 using Tidemark.Migration;
 
 namespace Tidemark.Machine.Tests;
@@ -49,6 +50,10 @@ internal sealed class BreakingAcceptor(IAcceptor inner, long breakAfter) : IAcce
             _left -= count;
             return count;
         }
+
+        public void SendPages(GuestMemory memory, ReadOnlySpan<PageRun> runs) => PageByPage.Send(this, memory, runs);
+
+        public void ReceivePages(GuestMemory memory, ReadOnlySpan<PageRun> runs) => PageByPage.Receive(this, memory, runs);
 
         public void Abort() => inner.Abort();
 

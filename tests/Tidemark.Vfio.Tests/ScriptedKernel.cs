@@ -106,6 +106,12 @@ internal sealed unsafe class ScriptedKernel : IKernel
 
     public SyscallResult Fsync(int fd) => throw new NotSupportedException();
 
+    public SyscallResult Readv(int fd, ReadOnlySpan<IoVector> vectors) => throw new NotSupportedException();
+
+    public SyscallResult Writev(int fd, ReadOnlySpan<IoVector> vectors) => throw new NotSupportedException();
+
+    public SyscallResult Lseek(int fd, ulong offset, SeekWhence whence) => throw new NotSupportedException();
+
     public SyscallResult Userfaultfd(uint flags) => throw new NotSupportedException();
 
     private SyscallResult Play(int fd, uint request, Span<byte> argument, long value)

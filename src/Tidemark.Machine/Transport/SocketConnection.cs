@@ -1,4 +1,5 @@
 using System.Net.Sockets;
+using Tidemark.Memory;
 using Tidemark.Migration;
 
 namespace Tidemark.Machine.Transport;
@@ -74,6 +75,10 @@ public sealed class SocketConnection : IConnection
             throw Broken("receiving from", null);
         return count;
     }
+
+    public void SendPages(GuestMemory memory, ReadOnlySpan<PageRun> runs) => PageByPage.Send(this, memory, runs);
+
+    public void ReceivePages(GuestMemory memory, ReadOnlySpan<PageRun> runs) => PageByPage.Receive(this, memory, runs);
 
     public void Abort()
     {

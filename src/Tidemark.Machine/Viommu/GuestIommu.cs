@@ -30,6 +30,12 @@ public sealed class GuestIommu : IMigratable
     private const ushort Version = 1;
     private const int MappingLength = 24;
 
+    /// <summary>Mark, version, number of endpoints.</summary>
+    private const int HeadLength = 10;
+
+    /// <summary>Mode, number of mappings.</summary>
+    private const int EndpointLength = 8;
+
     /// <summary>LIMIT: mappings of one endpoint, and so bytes of state; type1 has a limit of the same size.</summary>
     internal const int MaximumMappings = 65535;
 
@@ -52,7 +58,7 @@ public sealed class GuestIommu : IMigratable
 
     /// <inheritdoc/>
     public StateEstimate Estimate() =>
-        new(0, 0, (ulong)_endpoints.Sum(endpoint => 16 + ((long)endpoint.Mappings.Count * MappingLength)));
+        new(0, 0, (ulong)(HeadLength + _endpoints.Sum(endpoint => EndpointLength + ((long)endpoint.Mappings.Count * MappingLength))));
 
     /// <inheritdoc/>
     public int ReadState(Span<byte> buffer) => _stopped ? _state.Read(buffer, Save) : 0;
@@ -81,7 +87,7 @@ public sealed class GuestIommu : IMigratable
 
     /// <inheritdoc/>
     public void WriteState(ReadOnlySpan<byte> bytes) => _state.Write(
-        bytes, 64 + (_endpoints.Count * (16 + ((long)MaximumMappings * MappingLength))), "The virtual IOMMU's state");
+        bytes, HeadLength + (_endpoints.Count * (EndpointLength + ((long)MaximumMappings * MappingLength))), "The virtual IOMMU's state");
 
     /// <inheritdoc/>
     /// <exception cref="InvalidDataException">It is no state of such an IOMMU; some endpoints may be set.</exception>

@@ -71,6 +71,12 @@ internal sealed class FakeHostKernel : IKernel
 
     public SyscallResult Fsync(int fd) => throw new NotSupportedException();
 
+    public SyscallResult Readv(int fd, ReadOnlySpan<IoVector> vectors) => throw new NotSupportedException();
+
+    public SyscallResult Writev(int fd, ReadOnlySpan<IoVector> vectors) => throw new NotSupportedException();
+
+    public SyscallResult Lseek(int fd, ulong offset, SeekWhence whence) => throw new NotSupportedException();
+
     public SyscallResult Userfaultfd(uint flags) => throw new NotSupportedException();
 
     private int Place(ulong[] file)

@@ -1,5 +1,6 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
+using Tidemark.Memory;
 
 namespace Tidemark.Migration.Tests;
 
@@ -133,6 +134,10 @@ public sealed class FakeConnection(string peer, FakePipe incoming, FakePipe outg
     public void Send(ReadOnlySpan<byte> bytes) => outgoing.Send(bytes, IdleTimeout);
 
     public int Receive(Span<byte> buffer) => incoming.Receive(buffer, IdleTimeout);
+
+    public void SendPages(GuestMemory memory, ReadOnlySpan<PageRun> runs) => PageByPage.Send(this, memory, runs);
+
+    public void ReceivePages(GuestMemory memory, ReadOnlySpan<PageRun> runs) => PageByPage.Receive(this, memory, runs);
 
     public void Abort()
     {

@@ -8,8 +8,8 @@ mdevs="$1 $2"
 worst=0
 cd /tmp
 
-wait_for() { # COMMAND...: until it succeeds, 60 s at most
-    left=60
+wait_for() { # COMMAND...: until it succeeds, 3 minutes at most
+    left=180
     until "$@" >/dev/null 2>&1; do
         [ $left -gt 0 ] || return 1
         left=$((left - 1))

@@ -134,7 +134,7 @@ for test in $linux_side; do
 done
 exit \$worst
 SCRIPT
-    LIMIT=${LIMIT:-1500} guest_run "${profile:-vtd-dirty}" "$folder" >"$folder/console.txt" 2>&1
+    LIMIT=${LIMIT:-2400} guest_run "${profile:-vtd-dirty}" "$folder" >"$folder/console.txt" 2>&1
     status=$?
     grep -aE '^Tidemark|Total:|\[FAIL\]' "$folder/console.txt"
     [ $status = 0 ] || say "the whole output is in $folder/console.txt"
@@ -146,7 +146,7 @@ lab_machines() { # machines move through each interface of the kernel
     lab_program
     folder=$(lab_folder machines)
     lab_script "$folder" <"$lab/guest/machines.sh"
-    LIMIT=${LIMIT:-600} guest_run "${profile:-vtd-dirty}" "$folder" >"$folder/console.txt" 2>&1
+    LIMIT=${LIMIT:-1800} guest_run "${profile:-vtd-dirty}" "$folder" >"$folder/console.txt" 2>&1
     status=$?
     tr -d '\r' <"$folder/console.txt" | grep -aE '^machine '
     [ $status = 0 ] || say "the whole output is in $folder/console.txt"
@@ -161,7 +161,7 @@ lab_demo() { # a machine moves from one process to another, each with a controll
 set -- $LAB_NVME
 tidemark demo --kernel linux --device $1 --device $2 --memory 64MiB --report /host/report.html --json >/host/demo.json
 SCRIPT
-    LIMIT=${LIMIT:-400} guest_run "${profile:-vtd-dirty}" "$folder" 2>&1 | tee "$folder/console.txt"
+    LIMIT=${LIMIT:-1200} guest_run "${profile:-vtd-dirty}" "$folder" 2>&1 | tee "$folder/console.txt"
     status=${PIPESTATUS[0]}
     [ ! -s "$folder/demo.json" ] || cat "$folder/demo.json"
     return "$status"

@@ -2,6 +2,9 @@
 #
 #   profile -> which QEMU, which IOMMU, which devices -> one boot -> /host/run.sh -> exit code, files in /host
 #
+# LIMIT: a guest that hangs is ended, but a machine that is busy with other things makes every run ten times longer: the
+# limits are for the first, and far from what the second takes.
+#
 # The host's folder for a run is the guest's /host; the host's .NET is the guest's /usr/share/dotnet, read-only.
 
 profiles='none mock virtio vtd vtd-sm vtd-fs vtd-dirty amd amd-dirty mtty legacy'
@@ -102,7 +105,7 @@ guest_run() { # PROFILE FOLDER: boots, runs FOLDER/run.sh; its exit code, or 98 
         if [ "$mdevs" -gt 0 ]; then echo "LAB_MTTY='$mtty_uuids'"; else echo "LAB_MTTY="; fi
     } >"$folder/environment"
     rm -f "$folder/rc"
-    timeout --kill-after=5 "${LIMIT:-600}" "$program" -machine "$machine" -accel "${ACCEL:-tcg,thread=multi}" \
+    timeout --kill-after=5 "${LIMIT:-1200}" "$program" -machine "$machine" -accel "${ACCEL:-tcg,thread=multi}" \
         -cpu "${CPU:-max}" -smp "${CPUS:-2}" -m "${MEMORY:-3G}" \
         -nodefaults -no-user-config -display none -serial stdio -no-reboot \
         -kernel "$(kernel_image)" -initrd "$cache/guest.cpio.gz" -append "console=ttyS0 quiet loglevel=3 panic=-1 initcall_blacklist=nvme_init $append ${APPEND:-}" \
@@ -112,6 +115,6 @@ guest_run() { # PROFILE FOLDER: boots, runs FOLDER/run.sh; its exit code, or 98 
         -device virtio-9p-pci,fsdev=dotnet,mount_tag=dotnet </dev/null
     status=$?
     [ -e "$folder/rc" ] && return "$(cat "$folder/rc")"
-    say "the guest ended without an exit code (QEMU's own: $status, 124: the limit of ${LIMIT:-600} s)"
+    say "the guest ended without an exit code (QEMU's own: $status, 124: the limit of ${LIMIT:-1200} s)"
     return 98
 }

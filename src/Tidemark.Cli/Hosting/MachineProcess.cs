@@ -20,6 +20,9 @@ namespace Tidemark.Cli.Hosting;
 /// </summary>
 internal sealed class MachineProcess : IDisposable
 {
+    /// <summary>LIMIT: an address that swallows packets is given up; a host that is merely very busy is not.</summary>
+    private static readonly TimeSpan ConnectLimit = TimeSpan.FromSeconds(20);
+
     private readonly Lock _gate = new();
     private readonly string _name;
     private readonly GuestMachine _machine;
@@ -222,7 +225,7 @@ internal sealed class MachineProcess : IDisposable
         try
         {
             outcome = new MigrationSource(
-                _machine, new SocketConnector(address, TimeSpan.FromSeconds(5)), options,
+                _machine, new SocketConnector(address, ConnectLimit), options,
                 new ChannelObserver(channel, this), TimeProvider.System).Run(cancel.Token);
         }
         catch

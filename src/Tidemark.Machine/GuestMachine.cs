@@ -179,6 +179,17 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         }
     }
 
+    /// <inheritdoc cref="ISourceMachine.FindTouchedPages"/>
+    public PageBitmap FindTouchedPages() => Memory.AllPages();
+
+    /// <inheritdoc/>
+    public void Populate(PageRun pages)
+    {
+        MemorySlot slot = Memory.Cut(new GuestPhysicalAddress(pages.FirstPage << GuestPage.Shift), pages.Count << GuestPage.Shift);
+        // A refusal costs time only: the pages get their memory when they are written.
+        _kernel.Madvise(slot.Host.Value, slot.ByteLength, MemoryAdvice.PopulateWrite);
+    }
+
     public void StopWorkload() => _workload.Pause();
 
     public void ResumeWorkload() => _workload.Resume();

@@ -32,6 +32,12 @@ public sealed class DirtyLease : IDisposable
     /// <summary>Pages per source before the union: overlaps count in each.</summary>
     public IReadOnlyList<DirtyCount> BySource { get; }
 
+    /// <summary>
+    /// The destination has these pages: they leave the lease, which gives back only the others if it is not committed.
+    /// Any thread, for runs that share no word of 64 pages with what others read or acknowledge meanwhile.
+    /// </summary>
+    public void Acknowledge(ulong firstPage, ulong pageCount) => Pages.ClearRange(firstPage, pageCount);
+
     /// <summary>The destination has acknowledged every page: the record is no longer needed.</summary>
     public void Commit()
     {

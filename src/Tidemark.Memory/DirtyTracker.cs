@@ -209,6 +209,16 @@ public sealed class DirtyTracker
         }
     }
 
+    /// <summary>Pages that must be sent, or sent again, whoever wrote them: they are in the next harvest.</summary>
+    public void AddPending(PageBitmap pages) => Return(pages);
+
+    /// <inheritdoc cref="AddPending(PageBitmap)"/>
+    public void AddPending(PageRun run)
+    {
+        lock (_gate)
+            _pending.SetRange(run.FirstPage, run.Count);
+    }
+
     internal void Return(PageBitmap pages)
     {
         lock (_gate)

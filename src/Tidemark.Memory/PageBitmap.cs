@@ -54,6 +54,38 @@ public sealed class PageBitmap
 
     public void Clear() => Array.Clear(_words);
 
+    public void ClearRange(ulong firstPage, ulong count)
+    {
+        if (count == 0)
+            return;
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(firstPage, PageCount);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(count, PageCount - firstPage);
+        ulong last = firstPage + count - 1;
+        int firstWord = (int)(firstPage >> 6);
+        int lastWord = (int)(last >> 6);
+        ulong head = ulong.MaxValue << (int)(firstPage & 63);
+        ulong tail = ulong.MaxValue >> (63 - (int)(last & 63));
+        if (firstWord == lastWord)
+        {
+            _words[firstWord] &= ~(head & tail);
+            return;
+        }
+
+        _words[firstWord] &= ~head;
+        Array.Clear(_words, firstWord + 1, lastWord - firstWord - 1);
+        _words[lastWord] &= ~tail;
+    }
+
+    /// <summary>Takes away every page of <paramref name="other"/> at or after <paramref name="fromPage"/>, which begins a
+    /// word.</summary>
+    public void Remove(PageBitmap other, ulong fromPage)
+    {
+        ArgumentNullException.ThrowIfNull(other);
+        ArgumentOutOfRangeException.ThrowIfNotEqual(other.PageCount, PageCount);
+        for (int word = (int)Math.Min(fromPage >> 6, (ulong)_words.Length); word < _words.Length; word++)
+            _words[word] &= ~other._words[word];
+    }
+
     /// <summary>Adds every page of <paramref name="other"/>, which must have the same length.</summary>
     public void Or(PageBitmap other)
     {

@@ -34,6 +34,12 @@ public interface ISourceMachine
     /// <exception cref="Exception">A source failed; tracking is off all the same.</exception>
     void StopTracking(bool staysHere);
 
+    /// <summary>
+    /// Pages that may hold something else than zeros. The others were never touched: they are not read, because a look
+    /// would give them memory. Asked when tracking is on.
+    /// </summary>
+    PageBitmap FindTouchedPages();
+
     /// <summary>Stops the processors (or workload): when it returns they write no more. Idempotent.</summary>
     void StopWorkload();
 

@@ -20,6 +20,17 @@ public sealed record MigrationOptions
     /// <summary>How long a side waits for the other without any progress before it gives the connection up.</summary>
     public TimeSpan IdleTimeout { get; init; } = TimeSpan.FromSeconds(20);
 
+    /// <summary>
+    /// How long the source tries to reach the destination again after a lost connection, before Commit; the machine runs
+    /// meanwhile. Zero: a lost connection ends the migration.
+    /// </summary>
+    public TimeSpan RetryFor { get; init; } = TimeSpan.FromSeconds(15);
+
+    /// <summary>
+    /// How long the destination is asked what became of the machine when the acknowledgement of Commit is lost.
+    /// </summary>
+    public TimeSpan QueryFor { get; init; } = TimeSpan.FromSeconds(5);
+
     /// <summary>Faults planted on purpose, so that a check can be seen to fire.</summary>
     public MigrationFaults Faults { get; init; }
 }

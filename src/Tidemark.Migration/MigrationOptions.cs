@@ -31,6 +31,9 @@ public sealed record MigrationOptions
     /// </summary>
     public TimeSpan QueryFor { get; init; } = TimeSpan.FromSeconds(5);
 
+    /// <summary>LIMIT: what may have to be sent again after a cut, and how often the peer answers.</summary>
+    internal ulong BatchBytes { get; init; } = 8 << 20;
+
     /// <summary>Faults planted on purpose, so that a check can be seen to fire.</summary>
     public MigrationFaults Faults { get; init; }
 }

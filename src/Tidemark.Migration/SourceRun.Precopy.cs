@@ -174,7 +174,11 @@ internal sealed partial class SourceRun
         {
             PassWork oldest = _passesUnderWay[0];
             if (_passesUnderWay.Count > keep)
+            {
                 AwaitChannels(oldest, oldest.Acknowledged, readParts: true);
+                // An acknowledgement can be faster than the thread that sent what it is for.
+                AwaitChannels(oldest, oldest.Sent, readParts: false);
+            }
             else if (!oldest.IsAcknowledged)
                 return;
             oldest.Commit();

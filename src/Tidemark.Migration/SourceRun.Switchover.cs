@@ -32,7 +32,7 @@ internal sealed partial class SourceRun
         }
 
         StopMachine();
-        using CountdownEvent partsDone = FinishParts();
+        Countdown partsDone = FinishParts();
         long start = _time.GetTimestamp();
         if (_carried is null)
             Harvest();
@@ -43,7 +43,7 @@ internal sealed partial class SourceRun
         PassReport pass = Describe(work, _time.GetElapsedTime(start), Sum(before, after));
         AwaitAcknowledgements(keep: 0);
         _downtime.Mark("last pages");
-        AwaitChannels(work, partsDone.WaitHandle, readParts: false);
+        AwaitChannels(work, partsDone.Done, readParts: false);
         EndState();
         EndPass(pass);
     }
@@ -77,9 +77,9 @@ internal sealed partial class SourceRun
     /// The state of each part goes out on its channel, all channels at the same time and ahead of the last pages, so that
     /// the destination loads while those are on their way.
     /// </summary>
-    private CountdownEvent FinishParts()
+    private Countdown FinishParts()
     {
-        var done = new CountdownEvent(_channels.Count);
+        var done = new Countdown(_channels.Count);
         foreach (SourceChannel channel in _channels)
             channel.Post([.. _parts.Where(part => part.Channel == channel)], done);
         return done;

@@ -175,7 +175,7 @@ internal sealed partial class SourceRun : IDisposable
 
         if (_machine.ReportsUnchangedPages)
             _sent ??= new SentPages(_machine.Memory.SpanPages);
-        var options = new SourceChannelOptions(_sent, _options.IdleTimeout, _time, _cancel);
+        var options = new SourceChannelOptions(_sent, _options.IdleTimeout, _options.BatchBytes, _time, _cancel);
         for (int number = 1; number <= _options.Channels; number++)
         {
             IConnection connection = Open(PreambleRole.SourcePages, number);

@@ -21,8 +21,8 @@ internal sealed class PassWork : IDisposable
     private readonly DirtyLease _lease;
     private readonly PageBitmap _pages;
     private readonly ulong _end;
-    private readonly CountdownEvent _channelsToSend;
-    private readonly CountdownEvent _channelsToAcknowledge;
+    private readonly Countdown _channelsToSend;
+    private readonly Countdown _channelsToAcknowledge;
     private ulong _cursor;
     private ulong _untakenPages;
     private ulong _sentPages;
@@ -45,8 +45,8 @@ internal sealed class PassWork : IDisposable
         DirtyPages = _pages.CountSet();
         _untakenPages = DirtyPages;
         _end = forgetLastWord && _pages.PageCount > 0 ? (_pages.PageCount - 1) & ~63UL : _pages.PageCount;
-        _channelsToSend = new CountdownEvent(channels);
-        _channelsToAcknowledge = new CountdownEvent(channels);
+        _channelsToSend = new Countdown(channels);
+        _channelsToAcknowledge = new Countdown(channels);
     }
 
     public uint Index { get; }
@@ -74,12 +74,12 @@ internal sealed class PassWork : IDisposable
     public ulong AcknowledgedBytes => Volatile.Read(ref _acknowledgedBytes);
 
     /// <summary>Set when every channel has sent its share.</summary>
-    public WaitHandle Sent => _channelsToSend.WaitHandle;
+    public WaitHandle Sent => _channelsToSend.Done;
 
     /// <summary>Set when every channel's share has been acknowledged.</summary>
-    public WaitHandle Acknowledged => _channelsToAcknowledge.WaitHandle;
+    public WaitHandle Acknowledged => _channelsToAcknowledge.Done;
 
-    public bool IsAcknowledged => _channelsToAcknowledge.IsSet;
+    public bool IsAcknowledged => _channelsToAcknowledge.IsDone && _channelsToSend.IsDone;
 
     /// <summary>Takes the next window that has a page in it.</summary>
     public bool TryTake(out ulong firstPage, out ulong endPage)
@@ -154,10 +154,5 @@ internal sealed class PassWork : IDisposable
     public void Commit() => _lease.Commit();
 
     /// <summary>What was not acknowledged goes back, unless the pass was committed.</summary>
-    public void Dispose()
-    {
-        _lease.Dispose();
-        _channelsToSend.Dispose();
-        _channelsToAcknowledge.Dispose();
-    }
+    public void Dispose() => _lease.Dispose();
 }

@@ -18,8 +18,7 @@ namespace Tidemark.Migration;
 /// </remarks>
 internal sealed class SourceChannel : IDisposable
 {
-    // LIMIT: what may have to be sent again after a cut, and how often the peer answers.
-    private const ulong BatchBytes = 8 << 20;
+    // LIMIT: a batch of nearly empty windows is answered as well.
     private const int BatchWindows = 256;
 
     private readonly object _gate = new();
@@ -76,7 +75,7 @@ internal sealed class SourceChannel : IDisposable
     public void Post(PassWork work) => Post(new Job(work, null, null));
 
     /// <summary>The state of parts that stand still, to its end; the event is signalled when it is out.</summary>
-    public void Post(IReadOnlyList<PartStream> parts, CountdownEvent done) => Post(new Job(null, parts, done));
+    public void Post(IReadOnlyList<PartStream> parts, Countdown done) => Post(new Job(null, parts, done));
 
     public void Abort() => _connection.Abort();
 
@@ -134,7 +133,7 @@ internal sealed class SourceChannel : IDisposable
         }
     }
 
-    private void FinishParts(IReadOnlyList<PartStream> parts, CountdownEvent done)
+    private void FinishParts(IReadOnlyList<PartStream> parts, Countdown done)
     {
         foreach (PartStream part in parts)
             part.Finish(_options.Time, _options.Cancel);
@@ -154,7 +153,7 @@ internal sealed class SourceChannel : IDisposable
                 position = run.FirstPage + run.Count;
             }
 
-            if (_framer.BytesSinceMark >= BatchBytes || batch.Windows.Count >= BatchWindows)
+            if (_framer.BytesSinceMark >= _options.BatchBytes || batch.Windows.Count >= BatchWindows)
                 Mark(work, endsPass: false);
         }
 
@@ -285,7 +284,7 @@ internal sealed class SourceChannel : IDisposable
         return false;
     }
 
-    private readonly record struct Job(PassWork? Work, IReadOnlyList<PartStream>? Parts, CountdownEvent? Done);
+    private readonly record struct Job(PassWork? Work, IReadOnlyList<PartStream>? Parts, Countdown? Done);
 
     /// <summary>Windows whose pages are all out, and what the peer answers with one Ack.</summary>
     private sealed class Batch
@@ -303,7 +302,7 @@ internal sealed class SourceChannel : IDisposable
 /// <summary>What the channels of one source have in common.</summary>
 /// <param name="Sent">What the destination has, when comparing pays; else null.</param>
 internal sealed record SourceChannelOptions(
-    SentPages? Sent, TimeSpan IdleTimeout, TimeProvider Time, CancellationToken Cancel)
+    SentPages? Sent, TimeSpan IdleTimeout, ulong BatchBytes, TimeProvider Time, CancellationToken Cancel)
 {
     /// <summary>Makes a channel's compressor; null: pages go as they are.</summary>
     public Func<PageCompressor>? Compression { get; init; }

@@ -28,6 +28,7 @@ internal static class Program
             RunCommand.CreateReceive(runner),
             MigrateCommand.Create(runner),
             MachineCommands.Status(runner),
+            ResolveCommand.Create(runner),
             DirtyRateCommand.Create(runner),
             MachineCommands.List(runner),
             MachineCommands.Cancel(runner),

@@ -13,12 +13,12 @@ namespace Tidemark.Cli.Hosting;
 /// run:      Starting --> Running --migrate--> Migrating --Completed--> Moved (process ends)
 ///                           ^ ^--dirty-rate--> Measuring --done, or a migration is asked for--> Running
 ///                           |                    |--Cancelled, Failed--> Running
-///                           |                    '--StateUnknown------> Unknown (stands still, an operator decides)
+///                           |                    '--StateUnknown------> Unknown (stands still) --resolve--> Running | Moved
 /// receive:  Receiving --Completed--> Running     '--Failed--> process ends
 /// stop, Ctrl-C: any --> Stopped (process ends)
 /// </code>
 /// </summary>
-internal sealed class MachineProcess : IDisposable
+internal sealed partial class MachineProcess : IDisposable
 {
     /// <summary>LIMIT: an address that swallows packets is given up; a host that is merely very busy is not.</summary>
     private static readonly TimeSpan ConnectLimit = TimeSpan.FromSeconds(20);
@@ -94,6 +94,10 @@ internal sealed class MachineProcess : IDisposable
 
         if (outcome.Result != MigrationResult.Completed)
         {
+            // LIMIT: a source that is in doubt asks at once; nobody waits longer for one that does not.
+            using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+            limit.CancelAfter(WitnessLimit);
+            outcome.Witness?.Run(TimeProvider.System, limit.Token);
             if (outcome.Result == MigrationResult.Cancelled && (_stopAsked || cancellation.IsCancellationRequested))
                 return ExitCode.Done;
             _terminal.Error(outcome.Cause ?? "Nothing was received.");
@@ -101,6 +105,7 @@ internal sealed class MachineProcess : IDisposable
         }
 
         SetState(MachineState.Running);
+        StandWitness(outcome.Witness, acceptor, cancellation);
         _terminal.Result($"{_name} runs here now (kernel={_machine.KernelIdentity}, pid {Environment.ProcessId})");
         return WaitForEnd(cancellation);
     }
@@ -170,6 +175,13 @@ internal sealed class MachineProcess : IDisposable
                 rate["done"] = true;
                 channel.Send(rate);
                 break;
+            case "resolve":
+                JsonObject resolved = Resolve(request);
+                resolved["done"] = true;
+                channel.Send(resolved);
+                if (resolved["state"]!.GetValue<string>() == "moved")
+                    _ended.Set();
+                break;
             case "cancel":
                 CancelOnRequest();
                 channel.Send(new JsonObject { ["done"] = true });
@@ -235,6 +247,8 @@ internal sealed class MachineProcess : IDisposable
             throw;
         }
 
+        lock (_gate)
+            _pending = outcome.Pending;
         EndMigration(
             outcome.Result switch
             {

@@ -55,6 +55,7 @@ internal static class MigrationJson
             ["dirtyPages"] = pass.DirtyPages,
             ["sentPages"] = pass.SentPages,
             ["unchangedPages"] = pass.UnchangedPages,
+            ["repeatedPages"] = pass.RepeatedPages,
             ["zeroPages"] = pass.ZeroPages,
             ["bytes"] = pass.Bytes,
             ["milliseconds"] = Milliseconds(pass.Duration),
@@ -94,9 +95,12 @@ internal static class MigrationJson
             ["stateBytes"] = new JsonObject(report.Parts.Select(part =>
                 KeyValuePair.Create<string, JsonNode?>(part.Name, part.StateBytes))),
             ["downtimeMilliseconds"] = Milliseconds(report.Downtime),
-            ["downtimeParts"] = new JsonArray([.. report.DowntimeParts.Select(part => new JsonObject
+            ["downtimeParts"] = Parts(report.DowntimeParts),
+            ["destinationParts"] = Parts(report.DestinationTimes),
+            ["deviceTimes"] = new JsonArray([.. report.Parts.Select(part => new JsonObject
             {
-                ["name"] = part.Name, ["milliseconds"] = Milliseconds(part.Duration),
+                ["name"] = part.Name, ["saveMilliseconds"] = Milliseconds(part.SaveTime),
+                ["loadMilliseconds"] = Milliseconds(part.LoadTime),
             })]),
             ["verifyMilliseconds"] = Milliseconds(report.VerifyTime),
             ["totalMilliseconds"] = Milliseconds(report.TotalTime),
@@ -110,6 +114,11 @@ internal static class MigrationJson
         };
         return json;
     }
+
+    private static JsonArray Parts(IEnumerable<DowntimePart> parts) => new([.. parts.Select(part => new JsonObject
+    {
+        ["name"] = part.Name, ["milliseconds"] = Milliseconds(part.Duration),
+    })]);
 
     public static int ExitCodeOf(MigrationOutcome outcome) => outcome.Result switch
     {

@@ -10,6 +10,9 @@ public static partial class BitmapKernels
     /// <summary>Words in one turn of the wide loops: four vectors of 512 bits.</summary>
     private const int Turn = 32;
 
+    /// <summary>Words that are counted together: eight vectors.</summary>
+    private const int Group = 64;
+
     /// <summary>Tests run both forms of the count.</summary>
     internal static bool SupportsCount512 => Avx512BW.IsSupported && Vector512.IsHardwareAccelerated;
 
@@ -48,50 +51,73 @@ public static partial class BitmapKernels
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static unsafe BitmapMove MoveWide(Span<ulong> target, Span<ulong> source)
+    internal static unsafe ulong MoveScalar(Span<ulong> target, Span<ulong> source)
     {
         unchecked
         {
-            ulong moved = 0, gained = 0;
-            // SAFETY: as in OrWide.
+            ulong moved = 0;
+            // SAFETY: both are pinned and of equal length.
             fixed (ulong* to = target)
             fixed (ulong* from = source)
             {
                 nint length = target.Length;
-                nint at = 0;
-                for (; at <= length - Turn; at += Turn)
-                {
-                    ulong* s = from + at;
-                    if (IsZeroTurn(s))
-                        continue;
-                    ulong* t = to + at;
-                    for (int index = 0; index < Turn; index++)
-                    {
-                        ulong added = s[index];
-                        ulong there = t[index];
-                        moved += (ulong)BitOperations.PopCount(added);
-                        gained += (ulong)BitOperations.PopCount(added & ~there);
-                        t[index] = added | there;
-                    }
-
-                    Vector512<ulong>.Zero.Store(s);
-                    Vector512<ulong>.Zero.Store(s + 8);
-                    Vector512<ulong>.Zero.Store(s + 16);
-                    Vector512<ulong>.Zero.Store(s + 24);
-                }
-
-                for (; at < length; at++)
+                for (nint at = 0; at < length; at++)
                 {
                     ulong added = from[at];
+                    if (added == 0)
+                        continue;
                     moved += (ulong)BitOperations.PopCount(added);
-                    gained += (ulong)BitOperations.PopCount(added & ~to[at]);
                     to[at] |= added;
                     from[at] = 0;
                 }
             }
 
-            return new BitmapMove(moved, gained);
+            return moved;
         }
+    }
+
+    /// <summary>Counts as <see cref="CountSet512"/> does, while the words are at hand.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    internal static unsafe ulong Move512(Span<ulong> target, Span<ulong> source)
+    {
+        unchecked
+        {
+            Vector512<ulong> ones = default, twos = default, fours = default, total = default;
+            nint length = target.Length;
+            nint at = 0;
+            // SAFETY: both are pinned and of equal length; no group begins after `length - Group`.
+            fixed (ulong* to = target)
+            fixed (ulong* from = source)
+            {
+                for (; at <= length - Group; at += Group)
+                {
+                    ulong* s = from + at;
+                    if (IsZeroTurn(s) && IsZeroTurn(s + Turn))
+                        continue;
+                    ulong* t = to + at;
+                    Vector512<ulong> twosA = Carry(ref ones, Move(t, s), Move(t + 8, s + 8));
+                    Vector512<ulong> twosB = Carry(ref ones, Move(t + 16, s + 16), Move(t + 24, s + 24));
+                    Vector512<ulong> foursA = Carry(ref twos, twosA, twosB);
+                    twosA = Carry(ref ones, Move(t + 32, s + 32), Move(t + 40, s + 40));
+                    twosB = Carry(ref ones, Move(t + 48, s + 48), Move(t + 56, s + 56));
+                    Vector512<ulong> foursB = Carry(ref twos, twosA, twosB);
+                    total += CountLanes(Carry(ref fours, foursA, foursB));
+                }
+            }
+
+            total = (total << 3) + (CountLanes(fours) << 2) + (CountLanes(twos) << 1) + CountLanes(ones);
+            return Vector512.Sum(total) + MoveScalar(target[(int)at..], source[(int)at..]);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static unsafe Vector512<ulong> Move(ulong* to, ulong* from)
+    {
+        // SAFETY: the caller has a whole vector on both sides.
+        Vector512<ulong> added = Vector512.Load(from);
+        (Vector512.Load(to) | added).Store(to);
+        Vector512<ulong>.Zero.Store(from);
+        return added;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -149,7 +175,6 @@ public static partial class BitmapKernels
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     internal static unsafe ulong CountSet512(ReadOnlySpan<ulong> words)
     {
-        const int Group = 64;
         unchecked
         {
             Vector512<ulong> ones = default, twos = default, fours = default, total = default;
@@ -270,8 +295,35 @@ public static partial class BitmapKernels
                 ulong mask = ulong.MaxValue << (int)(fromPage & 63);
                 ulong carry = 0;
                 nint count = 0;
+                ulong* eightEdges = stackalloc ulong[8];
                 for (; index < length; index++, mask = ulong.MaxValue)
                 {
+                    // Eight words at a time, if there is room for all they can hold. The word before is there, and the
+                    // last one, which may have to be cut, is not among them.
+                    while (index > (nint)(fromPage >> 6) && index < length - 8 && count <= capacity - 8 * 64)
+                    {
+                        Vector512<ulong> eight = Vector512.Load(map + index);
+                        Vector512<ulong> found = eight ^ (eight << 1 | Vector512.Load(map + index - 1) >>> 63);
+                        ulong without = Vector512.Equals(found, Vector512<ulong>.Zero).ExtractMostSignificantBits();
+                        carry = map[index + 7] >> 63;
+                        if (without == 0xff)
+                        {
+                            index += 8;
+                            if (carry == 0 && index <= length - Turn && IsZeroTurn(map + index))
+                                index = Math.Min(SkipZeros(map, index + Turn, length), length - 1);
+                            continue;
+                        }
+
+                        found.Store(eightEdges);
+                        for (uint with = ~(uint)without & 0xff; with != 0; with &= with - 1)
+                        {
+                            nint which = BitOperations.TrailingZeroCount(with);
+                            count += WriteEdges(edges + count, (ulong)(index + which) << 6, eightEdges[which]);
+                        }
+
+                        index += 8;
+                    }
+
                     ulong word = map[index] & mask;
                     if (index == length - 1)
                         word &= lastMask;
@@ -295,24 +347,7 @@ public static partial class BitmapKernels
                         continue;
                     }
 
-                    ulong* at = edges + count;
-                    nint found = BitOperations.PopCount(left);
-                    count += found;
-                    // Four at a time whether they are there or not: a count that can not be guessed is dear.
-                    do
-                    {
-                        at[0] = page + (ulong)BitOperations.TrailingZeroCount(left);
-                        left &= left - 1;
-                        at[1] = page + (ulong)BitOperations.TrailingZeroCount(left);
-                        left &= left - 1;
-                        at[2] = page + (ulong)BitOperations.TrailingZeroCount(left);
-                        left &= left - 1;
-                        at[3] = page + (ulong)BitOperations.TrailingZeroCount(left);
-                        left &= left - 1;
-                        at += 4;
-                        found -= 4;
-                    }
-                    while (found > 0);
+                    count += WriteEdges(edges + count, page, left);
                 }
 
                 if ((count & 1) != 0)
@@ -322,6 +357,48 @@ public static partial class BitmapKernels
                     edges[run + 1] -= edges[run];
                 return (int)(count >> 1);
             }
+        }
+    }
+
+    /// <summary>
+    /// Writes the places of set bits, in order. Several at a time whether they are there or not, because a count that
+    /// can not be guessed is dear: there is room for 64.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static unsafe nint WriteEdges(ulong* edges, ulong page, ulong bits)
+    {
+        unchecked
+        {
+            // SAFETY: at most 64 words are written, in whole fours.
+            nint found = BitOperations.PopCount(bits);
+            bits = WriteFour(edges, page, bits);
+            if (found > 4)
+            {
+                bits = WriteFour(edges + 4, page, bits);
+                bits = WriteFour(edges + 8, page, bits);
+                bits = WriteFour(edges + 12, page, bits);
+                for (nint at = 16; at < found; at += 4)
+                    bits = WriteFour(edges + at, page, bits);
+            }
+
+            return found;
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static unsafe ulong WriteFour(ulong* edges, ulong page, ulong bits)
+    {
+        unchecked
+        {
+            // SAFETY: see WriteEdges.
+            edges[0] = page + (ulong)BitOperations.TrailingZeroCount(bits);
+            bits &= bits - 1;
+            edges[1] = page + (ulong)BitOperations.TrailingZeroCount(bits);
+            bits &= bits - 1;
+            edges[2] = page + (ulong)BitOperations.TrailingZeroCount(bits);
+            bits &= bits - 1;
+            edges[3] = page + (ulong)BitOperations.TrailingZeroCount(bits);
+            return bits & (bits - 1);
         }
     }
 }

@@ -20,13 +20,14 @@ public static partial class BitmapKernels
     }
 
     /// <summary>
-    /// Adds every bit of the source to the target and clears the source, in one trip: what a harvest does with each of
-    /// its sources.
+    /// Adds every bit of the source to the target and clears the source, in one trip: what a harvest does with its
+    /// sources.
     /// </summary>
-    public static BitmapMove Move(Span<ulong> target, Span<ulong> source)
+    /// <returns>How many bits the source had.</returns>
+    public static ulong Move(Span<ulong> target, Span<ulong> source)
     {
         ArgumentOutOfRangeException.ThrowIfNotEqual(source.Length, target.Length);
-        return MoveWide(target, source);
+        return SupportsCount512 ? Move512(target, source) : MoveScalar(target, source);
     }
 
     /// <summary>Clears every bit; what is clear already is only read.</summary>
@@ -132,8 +133,3 @@ public static partial class BitmapKernels
         return ListRunsWide(words, pageCount, ref fromPage, into);
     }
 }
-
-/// <summary>What moving one bitmap into another did.</summary>
-/// <param name="Moved">Bits that were set in the source.</param>
-/// <param name="Gained">Those of them that the target had not.</param>
-public readonly record struct BitmapMove(ulong Moved, ulong Gained);

@@ -20,17 +20,24 @@ internal sealed class DirtyLeaseSlot
     private readonly DirtyTracker _tracker;
     private readonly ulong _pageCount;
     private readonly ulong[] _words;
+
+    /// <summary>The same bits for sources; users of a lease get a view that can be taken from them.</summary>
+    private readonly PageBitmap _bits;
     private SourceCount[] _counts = [];
     private int _countsUsed;
     private DirtyCount[]? _described;
     private PageBitmap? _view;
     private ulong _generation;
 
+    /// <summary>Whether <see cref="PageCount"/> is right for the bits as they are.</summary>
+    private bool _isCounted = true;
+
     internal DirtyLeaseSlot(DirtyTracker tracker, ulong pageCount)
     {
         _tracker = tracker;
         _pageCount = pageCount;
         _words = new ulong[PageBitmap.WordsFor(pageCount)];
+        _bits = new PageBitmap(pageCount, _words);
     }
 
     internal ReadOnlySpan<ulong> Words => _words;
@@ -42,41 +49,58 @@ internal sealed class DirtyLeaseSlot
     /// <summary>Of which start of the tracker the lease is.</summary>
     internal ulong Session { get; private set; }
 
-    /// <summary>Moves a source's pages here and counts them. Only before <see cref="Begin"/>.</summary>
-    internal void Take(PageBitmap source, string name, DirtySourceKind kind)
+    /// <summary>
+    /// Harvests a source. On failure (an exception) what it gave is here all the same, and in no count.
+    /// </summary>
+    /// <param name="scratch">Empty before and after.</param>
+    internal void Harvest(IDirtySource source, PageBitmap scratch)
     {
-        if (_countsUsed == _counts.Length)
+        // The first one finds the union empty and needs no bitmap of its own.
+        if (_countsUsed == 0)
         {
-            // Once for each source that there ever is at a time.
-            Array.Resize(ref _counts, _countsUsed + 1);
-            _counts[_countsUsed].Buckets = new uint[DirtyCount.BucketCount];
+            source.Harvest(_bits);
+            ref SourceCount count = ref NextCount(source.Name, source.Kind);
+            for (int bucket = 0; bucket < DirtyCount.BucketCount; bucket++)
+                count.Add(bucket, BitmapKernels.CountSet(_words.AsSpan(Bucket(bucket))));
+            PageCount = count.PageCount;
+            return;
         }
 
-        ref SourceCount count = ref _counts[_countsUsed];
-        count.Name = name;
-        count.Kind = kind;
-        count.PageCount = 0;
-        int from = 0;
-        for (int bucket = 0; bucket < DirtyCount.BucketCount; bucket++)
+        try
         {
-            // The word at which the next bucket begins: as PageBitmap.CountByBucket divides them.
-            int end = (int)(((long)(bucket + 1) * _words.Length + DirtyCount.BucketCount - 1) / DirtyCount.BucketCount);
-            BitmapMove move = BitmapKernels.Move(_words.AsSpan(from, end - from), source.Bits[from..end]);
-            count.Buckets[bucket] = (uint)move.Moved;
-            count.PageCount += move.Moved;
-            PageCount += move.Gained;
-            from = end;
+            source.Harvest(scratch);
+        }
+        catch
+        {
+            // What it gave before it failed is known to nobody else.
+            BitmapKernels.Move(_words, scratch.Bits);
+            throw;
         }
 
-        // Where nothing came or went, a report has no line for it.
-        if (kind != DirtySourceKind.Changes || count.PageCount > 0)
-            _countsUsed++;
+        Take(scratch, source.Name, source.Kind);
     }
 
-    internal void TakePending(PageBitmap pending) => PageCount += BitmapKernels.Move(_words, pending.Bits).Gained;
+    /// <summary>Moves pages here and counts them as one source's.</summary>
+    internal void Take(PageBitmap pages, string name, DirtySourceKind kind)
+    {
+        ref SourceCount count = ref NextCount(name, kind);
+        for (int bucket = 0; bucket < DirtyCount.BucketCount; bucket++)
+        {
+            Range range = Bucket(bucket);
+            count.Add(bucket, BitmapKernels.Move(_words.AsSpan(range), pages.Bits[range]));
+        }
+
+        _isCounted &= count.PageCount == 0;
+    }
+
+    /// <summary>Moves pages here that no source reported this time.</summary>
+    internal void TakeSilently(PageBitmap pages) => _isCounted &= BitmapKernels.Move(_words, pages.Bits) == 0;
 
     internal DirtyLease Begin(ulong session)
     {
+        // One source alone has been counted already.
+        if (!_isCounted)
+            PageCount = BitmapKernels.CountSet(_words);
         Session = session;
         return new DirtyLease(this, Generation);
     }
@@ -87,6 +111,7 @@ internal sealed class DirtyLeaseSlot
         BitmapKernels.Clear(_words);
         PageCount = 0;
         _countsUsed = 0;
+        _isCounted = true;
     }
 
     internal PageBitmap View(ulong generation)
@@ -153,11 +178,39 @@ internal sealed class DirtyLeaseSlot
         return true;
     }
 
+    /// <summary>The words of one bucket, as <see cref="PageBitmap.CountByBucket"/> divides them.</summary>
+    private Range Bucket(int bucket) => Border(bucket)..Border(bucket + 1);
+
+    private int Border(int bucket) =>
+        (int)(((long)bucket * _words.Length + DirtyCount.BucketCount - 1) / DirtyCount.BucketCount);
+
+    private ref SourceCount NextCount(string name, DirtySourceKind kind)
+    {
+        if (_countsUsed == _counts.Length)
+        {
+            // Once for each source that there ever is at a time.
+            Array.Resize(ref _counts, _countsUsed + 1);
+            _counts[_countsUsed].Buckets = new uint[DirtyCount.BucketCount];
+        }
+
+        ref SourceCount count = ref _counts[_countsUsed++];
+        count.Name = name;
+        count.Kind = kind;
+        count.PageCount = 0;
+        return ref count;
+    }
+
     private struct SourceCount
     {
         internal string Name;
         internal DirtySourceKind Kind;
         internal ulong PageCount;
         internal uint[] Buckets;
+
+        internal void Add(int bucket, ulong pages)
+        {
+            Buckets[bucket] = (uint)pages;
+            PageCount += pages;
+        }
     }
 }

@@ -122,16 +122,7 @@ public sealed class DirtyTracker
             try
             {
                 foreach (IDirtySource source in _sources)
-                {
-                    try
-                    {
-                        source.Harvest(_scratch);
-                    }
-                    finally
-                    {
-                        lease.Take(_scratch, source.Name, source.Kind);
-                    }
-                }
+                    lease.Harvest(source, _scratch);
             }
             catch
             {
@@ -142,8 +133,10 @@ public sealed class DirtyTracker
                 throw;
             }
 
-            lease.Take(_changed, ChangesName, DirtySourceKind.Changes);
-            lease.TakePending(_pending);
+            // Where nothing came or went, a report has no line for it.
+            if (BitmapKernels.IndexOfNonZero(_changed.Words) >= 0)
+                lease.Take(_changed, ChangesName, DirtySourceKind.Changes);
+            lease.TakeSilently(_pending);
             return lease.Begin(_session);
         }
     }

@@ -8,6 +8,8 @@ public sealed class BitmapKernelsTests
     /// <summary>Words: around one vector, one turn of four, and one group of the count.</summary>
     private static readonly int[] Lengths = [0, 1, 3, 4, 5, 7, 8, 9, 31, 32, 33, 40, 63, 64, 65, 71, 96, 127, 128, 129, 200];
 
+    private delegate ulong Mover(Span<ulong> target, Span<ulong> source);
+
     public static TheoryData<int> Densities => new() { 0, 1, 20, 500, 999, 1000 };
 
     [Theory]
@@ -31,10 +33,16 @@ public sealed class BitmapKernelsTests
             BitmapKernels.Or(added, source);
             Assert.Equal(union, added);
 
-            var expected = new BitmapMove(count, Count(union) - Count(target));
-            Assert.Equal(expected, BitmapKernels.Move(target, source));
-            Assert.Equal(union, target);
-            Assert.All(source, word => Assert.Equal(0UL, word));
+            foreach (Mover move in BitmapKernels.SupportsCount512
+                ? (Mover[])[BitmapKernels.Move, BitmapKernels.MoveScalar, BitmapKernels.Move512]
+                : [BitmapKernels.Move, BitmapKernels.MoveScalar])
+            {
+                ulong[] to = [.. target];
+                ulong[] from = [.. source];
+                Assert.Equal(count, move(to, from));
+                Assert.Equal(union, to);
+                Assert.All(from, word => Assert.Equal(0UL, word));
+            }
 
             BitmapKernels.Clear(target);
             Assert.All(target, word => Assert.Equal(0UL, word));
@@ -96,7 +104,7 @@ public sealed class BitmapKernelsTests
             foreach (ulong cut in (ulong[])[0, 1, 17, 63])
             {
                 ulong pageCount = (ulong)length * 64 - Math.Min(cut, (ulong)length * 64);
-                foreach (int space in (int[])[1, 2, 31, 32, 33, 64, 5000])
+                foreach (int space in (int[])[1, 2, 31, 32, 33, 64, 255, 256, 257, 300, 5000])
                 {
                     ulong start = pageCount == 0 ? 0 : (ulong)random.NextInt64((long)pageCount + 1);
                     AssertListed(words, pageCount, random.Next(2) == 0 ? 0 : start, space);

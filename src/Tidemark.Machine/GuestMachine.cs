@@ -118,6 +118,22 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         return HostLimits.FindMemoryShortage(_sysfs, Memory.ByteLength - touched, "Looking at every page of the machine");
     }
 
+    /// <summary>
+    /// The pages that have content; all others read as zeros and are best left alone, because reading allocates them.
+    /// A bitmap of the caller's own. To be asked when tracking is on: what is touched later, the sources see.
+    /// </summary>
+    public PageBitmap FindTouchedPages()
+    {
+        PageBitmap touched = _memoryFile.FindTouched(out string? reason);
+        TouchedPagesDoubt = reason;
+        return touched;
+    }
+
+    /// <summary>
+    /// Why the last <see cref="FindTouchedPages"/> had to count holes as touched, or null when it had not.
+    /// </summary>
+    public string? TouchedPagesDoubt { get; private set; }
+
     /// <summary>Why part of the workload ended by itself, or null.</summary>
     public string? WorkloadFailure => _workload.Failure;
 
@@ -178,9 +194,6 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
                 SetHugePages(allowed: true);
         }
     }
-
-    /// <inheritdoc cref="ISourceMachine.FindTouchedPages"/>
-    public PageBitmap FindTouchedPages() => Memory.AllPages();
 
     /// <inheritdoc/>
     public void Populate(PageRun pages)

@@ -34,6 +34,36 @@ public static class BitmapKernels
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void And(Span<ulong> target, ReadOnlySpan<ulong> source)
+    {
+        ArgumentOutOfRangeException.ThrowIfNotEqual(source.Length, target.Length);
+        int index = 0;
+        for (; index <= target.Length - Vector256<ulong>.Count; index += Vector256<ulong>.Count)
+        {
+            Span<ulong> part = target[index..];
+            (Vector256.Create<ulong>(part) & Vector256.Create(source[index..])).CopyTo(part);
+        }
+
+        for (; index < target.Length; index++)
+            target[index] &= source[index];
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void AndNot(Span<ulong> target, ReadOnlySpan<ulong> source)
+    {
+        ArgumentOutOfRangeException.ThrowIfNotEqual(source.Length, target.Length);
+        int index = 0;
+        for (; index <= target.Length - Vector256<ulong>.Count; index += Vector256<ulong>.Count)
+        {
+            Span<ulong> part = target[index..];
+            (Vector256.Create<ulong>(part) & ~Vector256.Create(source[index..])).CopyTo(part);
+        }
+
+        for (; index < target.Length; index++)
+            target[index] &= ~source[index];
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static ulong CountSet(ReadOnlySpan<ulong> words)
     {
         ulong a = 0, b = 0, c = 0, d = 0;

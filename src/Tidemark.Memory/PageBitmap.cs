@@ -62,6 +62,22 @@ public sealed class PageBitmap
         BitmapKernels.Or(_words, other._words);
     }
 
+    /// <summary>Keeps only pages of <paramref name="other"/>, which must have the same length.</summary>
+    public void And(PageBitmap other)
+    {
+        ArgumentNullException.ThrowIfNull(other);
+        ArgumentOutOfRangeException.ThrowIfNotEqual(other.PageCount, PageCount);
+        BitmapKernels.And(_words, other._words);
+    }
+
+    /// <summary>Takes every page of <paramref name="other"/> out, which must have the same length.</summary>
+    public void AndNot(PageBitmap other)
+    {
+        ArgumentNullException.ThrowIfNull(other);
+        ArgumentOutOfRangeException.ThrowIfNotEqual(other.PageCount, PageCount);
+        BitmapKernels.AndNot(_words, other._words);
+    }
+
     /// <summary>
     /// Adds bits that the kernel reported relative to <paramref name="firstPage"/>. Bits past <see cref="PageCount"/>
     /// must be 0; words of such bits may be there.

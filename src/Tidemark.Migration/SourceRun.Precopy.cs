@@ -10,17 +10,11 @@ internal sealed partial class SourceRun
     /// </summary>
     private const ulong PumpBytes = 4 << 20;
 
-    /// <summary>
-    /// A pass with less than this on the wire measures latency, not bandwidth: it can only raise the estimate.
-    /// </summary>
-    private const ulong MeasurableBytes = 8 << 20;
-
     private static readonly TimeSpan ProgressInterval = TimeSpan.FromMilliseconds(250);
 
     private PassWork? _work;
     private DirtyLease? _carried;
     private TimeSpan _harvestTime;
-    private double _bytesPerSecond;
 
     private bool ForgetsLastWord => (_options.Faults & MigrationFaults.ForgetLastWord) != 0;
 
@@ -33,18 +27,31 @@ internal sealed partial class SourceRun
         foreach (PartStream part in _parts)
             part.WarmUp();
         PageBitmap all = _machine.Memory.AllPages();
+        var policy = new ConvergencePolicy(
+            new ConvergenceOptions { DowntimeLimit = _options.DowntimeLimit, MaximumPasses = _options.MaximumPasses },
+            _machine.Memory.SpanPages);
+        long begin = _time.GetTimestamp();
         PassReport pass = RunPass(0, all, all.CountSet(), [], final: false);
         while (true)
         {
             DrainInitialState();
             DirtyLease lease = Harvest();
-            var facts = new ConvergenceFacts(
-                pass.Index + 1, lease.PageCount, pass.DirtyPages, pass.Duration, _bytesPerSecond, EstimateState(), _harvestTime)
+            ConvergenceDecision decision = policy.Decide(new PassFacts
             {
-                ComparesPages = _comparesPages && pass.Index > 0,
-            };
-            ConvergenceDecision decision = ConvergencePolicy.Decide(facts, _options.DowntimeLimit, _options.MaximumPasses);
-            EndPass(pass with { PredictedDowntime = decision.Predicted });
+                Pass = pass.Index,
+                DirtyPages = lease.PageCount,
+                FreshPages = lease.PageCount,
+                Interval = pass.Duration + _harvestTime,
+                SentPages = pass.SentPages,
+                ZeroPages = pass.ZeroPages,
+                UnchangedPages = pass.UnchangedPages,
+                Bytes = pass.Bytes,
+                Duration = pass.Duration,
+                HarvestTime = _harvestTime,
+                StateBytes = EstimateState(),
+                Elapsed = _time.GetElapsedTime(begin),
+            });
+            EndPass(pass with { PredictedDowntime = decision.Predicted.Total });
             if (decision.Step == ConvergenceStep.GiveUp)
                 throw new MigrationFailedException(decision.Reason);
             Decided(decision.Reason);
@@ -102,8 +109,6 @@ internal sealed partial class SourceRun
         };
         _work.Dispose();
         _work = null;
-        double rate = report.BytesPerSecond;
-        _bytesPerSecond = report.Bytes >= MeasurableBytes ? rate : Math.Max(rate, _bytesPerSecond);
         return report;
     }
 

@@ -1,0 +1,164 @@
+namespace Tidemark.Migration;
+
+/// <summary>
+/// How many pages become dirty in a time: not rate x time, because a page that is written twice is dirty once. Fitted to
+/// harvests over intervals of different lengths.
+/// </summary>
+/// <remarks>
+/// Both shapes begin with a rate r and end at a working set of W pages: writes at random give W (1 - exp(-r t / W)), a
+/// writer that walks through gives min(r t, W). Both are concave, as the true curve is for every machine that writes
+/// evenly. A machine whose writes come in bursts, or whose pages differ widely in heat, fits neither: then
+/// <see cref="Misfit"/> is large, and nothing may be proved with the model.
+/// </remarks>
+internal sealed class DirtyModel(ulong memoryPages)
+{
+    /// <summary>LIMIT: harvests remembered; a machine changes, and old ones tell of another one.</summary>
+    private const int Remembered = 48;
+
+    /// <summary>LIMIT: working sets tried, evenly on a logarithmic scale.</summary>
+    private const int Candidates = 32;
+
+    /// <summary>LIMIT: a shorter interval tells of the harvest, not of the machine.</summary>
+    private static readonly TimeSpan LeastInterval = TimeSpan.FromMilliseconds(2);
+
+    private const double Fading = 0.93;
+
+    private readonly (double Seconds, double Pages)[] _seen = new (double, double)[Remembered];
+    private int _count;
+    private int _next;
+    private Curve _random;
+    private Curve _walking;
+
+    public int Count => _count;
+
+    /// <summary>The better of the two shapes.</summary>
+    public Curve Best => _walking.Misfit < _random.Misfit ? _walking : _random;
+
+    public Curve Random => _random;
+
+    public Curve Walking => _walking;
+
+    /// <summary>Deviation of the better shape from what was seen, as a share.</summary>
+    public double Misfit => Best.Misfit;
+
+    /// <summary>The largest rate of the last harvests: for promises.</summary>
+    public double HighRate { get; private set; }
+
+    /// <summary>Everything before is void: the machine writes differently from now on.</summary>
+    public void Forget()
+    {
+        _count = 0;
+        _next = 0;
+        HighRate = 0;
+        _random = default;
+        _walking = default;
+    }
+
+    public void Add(ulong pages, TimeSpan interval)
+    {
+        if (interval < LeastInterval)
+            return;
+        _seen[_next] = (interval.TotalSeconds, pages);
+        _next = (_next + 1) % Remembered;
+        _count = Math.Min(_count + 1, Remembered);
+        Fit();
+    }
+
+    private (double Seconds, double Pages) Back(int steps) => _seen[(_next - 1 - steps + 2 * Remembered) % Remembered];
+
+    private void Fit()
+    {
+        double most = 1;
+        HighRate = 0;
+        for (int back = 0; back < _count; back++)
+        {
+            (double seconds, double pages) = Back(back);
+            most = Math.Max(most, pages);
+            if (back < 8)
+                HighRate = Math.Max(HighRate, pages / seconds);
+        }
+
+        double largest = Math.Max(memoryPages, most * 1.01);
+        _random = _walking = new Curve(true, most, 0, double.MaxValue);
+        double ratio = Math.Pow(largest / most, 1.0 / (Candidates - 1));
+        double set = most * 1.0005;
+        for (int candidate = 0; candidate < Candidates; candidate++, set *= ratio)
+        {
+            Try(random: true, set, ref _random);
+            Try(random: false, set, ref _walking);
+        }
+    }
+
+    private void Try(bool random, double set, ref Curve best)
+    {
+        double weights = 0;
+        double logs = 0;
+        double least = 0;
+        double weight = 1;
+        for (int back = 0; back < _count; back++, weight *= Fading)
+        {
+            (double seconds, double pages) = Back(back);
+            double filled = pages / set;
+            least = Math.Max(least, pages / seconds);
+            if (filled > 0.95 || pages < 1)
+                continue;
+            double rate = (random ? -Math.Log(1 - filled) * set : pages) / seconds;
+            // Few pages are a noisy count.
+            double trust = weight * Math.Min(1, pages / 100) * (1 - filled);
+            weights += trust;
+            logs += trust * Math.Log(rate);
+        }
+
+        // Every interval filled the set: the rate is at least that, and how much more can not be known.
+        var curve = new Curve(random, set, weights > 0 ? Math.Exp(logs / weights) : least * (random ? 3 : 1), 0);
+        double errors = 0;
+        double total = 0;
+        weight = 1;
+        for (int back = 0; back < _count; back++, weight *= Fading)
+        {
+            (double seconds, double pages) = Back(back);
+            double error = Math.Log(Math.Max(curve.Pages(seconds), 1)) - Math.Log(Math.Max(pages, 1));
+            double trust = weight * Math.Min(1, Math.Max(pages, 1) / 100);
+            errors += trust * error * error;
+            total += trust;
+        }
+
+        double misfit = total > 0 ? Math.Sqrt(errors / total) : 0;
+        // Larger sets come later, and must be better to win: the smaller explains as much with less.
+        if (misfit < best.Misfit - 1e-6)
+            best = curve with { Misfit = misfit };
+    }
+
+    /// <summary>One shape with its figures.</summary>
+    /// <param name="IsRandom">Writes at random; else a walk.</param>
+    /// <param name="Set">Working set in pages.</param>
+    /// <param name="Rate">Pages a second while the set is clean.</param>
+    /// <param name="Misfit">Root mean square of the logarithms' differences.</param>
+    internal readonly record struct Curve(bool IsRandom, double Set, double Rate, double Misfit)
+    {
+        /// <summary>Pages dirty after this time.</summary>
+        public double Pages(double seconds)
+        {
+            if (Set <= 0 || Rate <= 0)
+                return 0;
+            return IsRandom ? Set * (1 - Math.Exp(-Rate * seconds / Set)) : Math.Min(Rate * seconds, Set);
+        }
+
+        /// <summary>Pages that come on top of those dirty already.</summary>
+        public double Further(double dirty, double seconds) =>
+            Set <= 0 ? 0 : Pages(seconds) * Math.Max(0, 1 - Math.Min(dirty, Set) / Set);
+
+        /// <summary>
+        /// Share of a pass that is sent when pages written again before their turn are left out; the best case.
+        /// </summary>
+        public double SentShare(double seconds)
+        {
+            if (Set <= 0 || seconds <= 0)
+                return 1;
+            double turns = Rate * seconds / Set;
+            if (turns < 1e-6)
+                return 1;
+            return IsRandom ? (1 - Math.Exp(-turns)) / turns : 1 - Math.Min(turns, 1) / 2;
+        }
+    }
+}

@@ -24,7 +24,10 @@ internal sealed class ConvergencePolicy
     public const int LeastPasses = 2;
 
     /// <summary>LIMIT: no harvest during a pass more often than this: each makes the machine fault its pages anew.</summary>
-    private static readonly TimeSpan LeastHarvestInterval = TimeSpan.FromMilliseconds(100);
+    private static readonly TimeSpan LeastHarvestInterval = TimeSpan.FromMilliseconds(40);
+
+    /// <summary>During pass 0 nothing is known yet.</summary>
+    private static readonly TimeSpan UsualHarvestInterval = TimeSpan.FromMilliseconds(250);
 
     /// <summary>Less than this is not worth a pass.</summary>
     private static readonly TimeSpan LeastSaving = TimeSpan.FromMilliseconds(1);
@@ -32,8 +35,14 @@ internal sealed class ConvergencePolicy
     /// <summary>A curve that is further off than this proves nothing.</summary>
     private const double ProofMisfit = 0.12;
 
-    /// <summary>Passes without progress after which the machine counts as stuck although nothing proves it.</summary>
-    private const int StalledPasses = 5;
+    /// <summary>
+    /// Passes without progress after which something is done although nothing is proved: unless what is to be done is to
+    /// give up, for then patience costs less than a machine refused that could have been moved.
+    /// </summary>
+    private const int StalledPasses = 6;
+
+    /// <summary>What can be reached must be this far above the limit: the link and the machine are not that steady.</summary>
+    private const double ProofMargin = 1.15;
 
     private readonly ConvergenceOptions _options;
     private readonly DirtyModel _dirty;
@@ -59,8 +68,8 @@ internal sealed class ConvergencePolicy
     /// <summary>The throttle now in force, in percent.</summary>
     public int ThrottlePercent { get; private set; }
 
-    /// <summary>During pass 0, before anything is known.</summary>
-    public static TimeSpan FirstHarvestEvery => TimeSpan.FromMilliseconds(250);
+    /// <summary><see cref="ConvergenceDecision.HarvestEvery"/> for pass 0, which no decision precedes.</summary>
+    public TimeSpan FirstHarvestEvery => AtLeast(Min(UsualHarvestInterval, Limit), LeastHarvestInterval);
 
     internal DirtyModel Dirty => _dirty;
 
@@ -87,18 +96,20 @@ internal sealed class ConvergencePolicy
     {
         Learn(facts);
         DowntimePrediction now = Predict(facts);
-        TimeSpan? reachable = FindReachable(facts, now);
+        (TimeSpan? reachable, bool proved) = FindReachable(facts, now);
         int done = facts.Pass + 1;
         bool usedUp = done >= _options.MaximumPasses || (_options.Timeout is { } timeout && facts.Elapsed >= timeout);
         bool fits = now.Promised <= Limit;
-        DowntimePrediction next = Predict(facts, (ulong)_dirty.Best.Pages(PassSeconds(facts, _dirty.Best, facts.DirtyPages)));
-        ConvergenceVerdict verdict = Judge(facts, now, reachable, fits);
+        DowntimePrediction next = Predict(facts, (ulong)_dirty.Best.Pages(PassSeconds(facts, facts.DirtyPages)));
+        ConvergenceVerdict verdict = Judge(facts, now, proved, fits);
+        bool mustAct = verdict == ConvergenceVerdict.CanNotConverge
+            || (_stalled >= StalledPasses && _options.WhenStuck is not (WhenStuck.GiveUp or WhenStuck.Wait));
         double dirtyRate = ConvergenceSentences.DirtyRate(facts);
         var figures = new ConvergenceSentences(facts, now, Limit, _bandwidth.Mean, _cost.Bytes, _dirty, reachable);
         ConvergenceDecision decision;
         if (fits && (usedUp || (done >= LeastPasses && !IsWorthAPass(facts, now, next))))
             decision = New(ConvergenceStep.SwitchOver, figures.SwitchesOver(done));
-        else if (!usedUp && (fits || verdict != ConvergenceVerdict.CanNotConverge))
+        else if (!usedUp && (fits || !mustAct))
             decision = New(ConvergenceStep.AnotherPass, figures.GoesOn(done, verdict, fits, next.Total));
         else
             decision = Stuck(facts, now, reachable, usedUp, figures, New);
@@ -152,50 +163,51 @@ internal sealed class ConvergencePolicy
     }
 
     /// <summary>
-    /// The smallest promise that the passes still allowed can reach if the machine goes on writing as it does, by the most
-    /// hopeful curve that explains what was seen; null when none does.
+    /// The smallest promise that the passes still allowed can reach if the machine goes on writing as it does, by the curve
+    /// that explains best what was seen; null when none does. Proved: even what is most hopeful stays above the limit.
     /// </summary>
-    private TimeSpan? FindReachable(in PassFacts facts, in DowntimePrediction now)
+    private (TimeSpan? Reachable, bool Proved) FindReachable(in PassFacts facts, in DowntimePrediction now)
     {
         // Two points are explained by any curve of two parameters.
         if (_dirty.Count < 3)
-            return null;
-        TimeSpan? least = null;
-        Consider(_dirty.Random, facts, now, ref least);
-        Consider(_dirty.Walking, facts, now, ref least);
-        return least;
-
-        void Consider(in DirtyModel.Curve curve, in PassFacts facts, in DowntimePrediction now, ref TimeSpan? least)
-        {
-            if (curve.Misfit > ProofMisfit)
-                return;
-            double pages = facts.DirtyPages;
-            double fewest = pages;
-            int left = Math.Max(0, _options.MaximumPasses - facts.Pass - 1);
-            for (int pass = 0; pass < left; pass++)
-            {
-                pages = curve.Pages(PassSeconds(facts, curve, pages));
-                fewest = Math.Min(fewest, pages);
-            }
-
-            TimeSpan reached = Predict(facts, (ulong)fewest).Promised;
-            if (reached > now.Promised)
-                reached = now.Promised;
-            if (least is null || reached < least)
-                least = reached;
-        }
+            return (null, false);
+        // Judged by what is expected and not by the promise: a lucky moment on an unsteady link may be enough.
+        TimeSpan enough = ProofMargin * Limit;
+        bool proved = _dirty.IsSteady && Settle(facts, _dirty.AtLeast).Total > enough;
+        if (_dirty.Misfit > ProofMisfit)
+            return (proved ? Min(now.Promised, Settle(facts, _dirty.AtLeast).Promised) : null, proved);
+        DowntimePrediction reachable = Settle(facts, _dirty.Best.Pages);
+        TimeSpan hopeful = reachable.Total;
+        DirtyModel.Curve other = _dirty.Best.IsRandom ? _dirty.Walking : _dirty.Random;
+        if (other.Misfit <= Math.Min(ProofMisfit, 2 * _dirty.Misfit + 0.01))
+            hopeful = Min(hopeful, Settle(facts, other.Pages).Total);
+        return (Min(now.Promised, reachable.Promised), proved || (_dirty.IsSteady && hopeful > enough));
     }
 
-    private double PassSeconds(in PassFacts facts, in DirtyModel.Curve curve, double pages)
+    private DowntimePrediction Settle(in PassFacts facts, Func<double, double> pagesAfter)
+    {
+        double pages = facts.DirtyPages;
+        double fewest = pages;
+        int left = Math.Max(0, _options.MaximumPasses - facts.Pass - 1);
+        for (int pass = 0; pass < left; pass++)
+        {
+            pages = pagesAfter(PassSeconds(facts, pages));
+            fewest = Math.Min(fewest, pages);
+        }
+
+        return Predict(facts, (ulong)fewest);
+    }
+
+    private double PassSeconds(in PassFacts facts, double pages)
     {
         double seconds = pages * _cost.Seconds(_bandwidth.Mean);
         if (_harvestsDuringPass)
-            seconds *= curve.SentShare(seconds);
+            seconds *= Math.Min(_dirty.Random.SentShare(seconds), _dirty.Walking.SentShare(seconds));
         return seconds + (facts.Costs.RoundTripOrDefault + facts.HarvestTime).TotalSeconds;
     }
 
     private ConvergenceVerdict Judge(
-        in PassFacts facts, in DowntimePrediction now, TimeSpan? reachable, bool fits)
+        in PassFacts facts, in DowntimePrediction now, bool proved, bool fits)
     {
         if (now.Total < 0.97 * _best)
         {
@@ -207,12 +219,12 @@ internal sealed class ConvergencePolicy
             _stalled++;
         }
 
-        bool proved = reachable > 1.03 * Limit && !fits;
-        _votes = proved ? _votes + 1 : 0;
+        _votes = proved && !fits ? _votes + 1 : 0;
         if (fits)
             return ConvergenceVerdict.Converging;
-        // One harvest may have met a burst; two in a row, or one that three whole passes led up to, did not.
-        if (facts.Pass + 1 >= LeastPasses && (_votes >= 2 || _stalled >= StalledPasses))
+        // One pass may have met a burst; two in a row did not, nor did three whole ones that one curve explains.
+        int needed = !_harvestsDuringPass && facts.Pass >= 2 ? 1 : 2;
+        if (facts.Pass + 1 >= LeastPasses && _votes >= needed)
             return ConvergenceVerdict.CanNotConverge;
         if (facts.Pass + 1 < LeastPasses || _dirty.Count < 2)
             return ConvergenceVerdict.TooEarly;
@@ -222,7 +234,7 @@ internal sealed class ConvergencePolicy
     /// <summary>A pass is paid with time and bytes: it must give half of its time back as less downtime.</summary>
     private bool IsWorthAPass(in PassFacts facts, in DowntimePrediction now, in DowntimePrediction next)
     {
-        double seconds = PassSeconds(facts, _dirty.Best, facts.DirtyPages);
+        double seconds = PassSeconds(facts, facts.DirtyPages);
         TimeSpan saved = now.Total - next.Total;
         return saved >= LeastSaving && saved.TotalSeconds >= seconds / 2;
     }
@@ -310,14 +322,19 @@ internal sealed class ConvergencePolicy
         return seconds > 0 && seconds <= (Limit - now.Fixed).TotalSeconds / 2;
     }
 
-    /// <summary>At most one part in fifty of the time, at most sixteen times a pass.</summary>
+    /// <summary>
+    /// A sixteenth of the pass, or the limit if that is shorter: a machine has quiet moments that are long enough or it has
+    /// not, and only intervals as short as they are can tell. At most one part in fifty of the time goes into harvests.
+    /// </summary>
     private TimeSpan HarvestEvery(in PassFacts facts)
     {
-        TimeSpan every = Seconds(facts.DirtyPages * _cost.Seconds(_bandwidth.Mean) / 16);
-        if (every < 50 * facts.HarvestTime)
-            every = 50 * facts.HarvestTime;
-        return every < LeastHarvestInterval ? LeastHarvestInterval : every;
+        TimeSpan every = Min(Seconds(facts.DirtyPages * _cost.Seconds(_bandwidth.Mean) / 16), Limit);
+        return AtLeast(AtLeast(every, 50 * facts.HarvestTime), LeastHarvestInterval);
     }
+
+    private static TimeSpan AtLeast(TimeSpan value, TimeSpan least) => value < least ? least : value;
+
+    private static TimeSpan Min(TimeSpan left, TimeSpan right) => left < right ? left : right;
 
     private static TimeSpan Seconds(double seconds) =>
         TimeSpan.FromSeconds(Math.Min(seconds, TimeSpan.FromDays(365).TotalSeconds));

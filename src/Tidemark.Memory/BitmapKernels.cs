@@ -1,5 +1,6 @@
 using System.Numerics;
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 
 namespace Tidemark.Memory;
 
@@ -17,6 +18,36 @@ public static partial class BitmapKernels
     {
         ArgumentOutOfRangeException.ThrowIfNotEqual(source.Length, target.Length);
         OrWide(target, source);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void And(Span<ulong> target, ReadOnlySpan<ulong> source)
+    {
+        ArgumentOutOfRangeException.ThrowIfNotEqual(source.Length, target.Length);
+        int index = 0;
+        for (; index <= target.Length - Vector256<ulong>.Count; index += Vector256<ulong>.Count)
+        {
+            Span<ulong> part = target[index..];
+            (Vector256.Create<ulong>(part) & Vector256.Create(source[index..])).CopyTo(part);
+        }
+
+        for (; index < target.Length; index++)
+            target[index] &= source[index];
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void AndNot(Span<ulong> target, ReadOnlySpan<ulong> source)
+    {
+        ArgumentOutOfRangeException.ThrowIfNotEqual(source.Length, target.Length);
+        int index = 0;
+        for (; index <= target.Length - Vector256<ulong>.Count; index += Vector256<ulong>.Count)
+        {
+            Span<ulong> part = target[index..];
+            (Vector256.Create<ulong>(part) & ~Vector256.Create(source[index..])).CopyTo(part);
+        }
+
+        for (; index < target.Length; index++)
+            target[index] &= ~source[index];
     }
 
     /// <summary>

@@ -77,34 +77,9 @@ public sealed class PageBitmap
 
     public void ClearRange(ulong firstPage, ulong count)
     {
-        if (count == 0)
-            return;
         ArgumentOutOfRangeException.ThrowIfGreaterThan(firstPage, PageCount);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(count, PageCount - firstPage);
-        ulong last = firstPage + count - 1;
-        int firstWord = (int)(firstPage >> 6);
-        int lastWord = (int)(last >> 6);
-        ulong head = ulong.MaxValue << (int)(firstPage & 63);
-        ulong tail = ulong.MaxValue >> (63 - (int)(last & 63));
-        if (firstWord == lastWord)
-        {
-            Live[firstWord] &= ~(head & tail);
-            return;
-        }
-
-        Live[firstWord] &= ~head;
-        Array.Clear(Live, firstWord + 1, lastWord - firstWord - 1);
-        Live[lastWord] &= ~tail;
-    }
-
-    /// <summary>Takes away every page of <paramref name="other"/> at or after <paramref name="fromPage"/>, which begins a
-    /// word.</summary>
-    public void Remove(PageBitmap other, ulong fromPage)
-    {
-        ArgumentNullException.ThrowIfNull(other);
-        ArgumentOutOfRangeException.ThrowIfNotEqual(other.PageCount, PageCount);
-        for (int word = (int)Math.Min(fromPage >> 6, (ulong)Live.Length); word < Live.Length; word++)
-            Live[word] &= ~other.Live[word];
+        BitmapKernels.ClearRange(Live, firstPage, count);
     }
 
     /// <summary>Adds every page of <paramref name="other"/>, which must have the same length.</summary>
@@ -116,6 +91,25 @@ public sealed class PageBitmap
     }
 
     internal void Or(ReadOnlySpan<ulong> words) => BitmapKernels.Or(Live, words);
+
+    /// <summary>Keeps only pages of <paramref name="other"/>, which must have the same length.</summary>
+    public void And(PageBitmap other)
+    {
+        ArgumentNullException.ThrowIfNull(other);
+        ArgumentOutOfRangeException.ThrowIfNotEqual(other.PageCount, PageCount);
+        BitmapKernels.And(Live, other.Live);
+    }
+
+    /// <summary>Takes every page of <paramref name="other"/> out, which must have the same length.</summary>
+    /// <param name="fromPage">Pages before this one stay; it begins a word of 64 pages.</param>
+    public void AndNot(PageBitmap other, ulong fromPage = 0)
+    {
+        ArgumentNullException.ThrowIfNull(other);
+        ArgumentOutOfRangeException.ThrowIfNotEqual(other.PageCount, PageCount);
+        ArgumentOutOfRangeException.ThrowIfNotEqual(fromPage & 63, 0UL);
+        int word = (int)Math.Min(fromPage >> 6, (ulong)Live.Length);
+        BitmapKernels.AndNot(Live.AsSpan(word), other.Live.AsSpan(word));
+    }
 
     /// <summary>
     /// Adds bits that the kernel reported relative to <paramref name="firstPage"/>. Bits past <see cref="PageCount"/>

@@ -1,3 +1,5 @@
+using Tidemark.Memory.Codecs;
+
 namespace Tidemark.Migration;
 
 /// <summary>How a machine is to be received.</summary>
@@ -17,8 +19,8 @@ public sealed record DestinationOptions
     /// <summary>Most connections with pages that a source may open, 1 to 64.</summary>
     public int MaximumChannels { get; init; } = 64;
 
-    /// <summary>Makes a channel's decompressor (zstd); null: no source may compress.</summary>
-    internal Func<IPageDecompressor>? Decompressor { get; init; }
+    /// <summary>Makes a channel's codec (zstd); null: no source may compress.</summary>
+    public Func<IPageCodec>? Codec { get; init; }
 
     /// <summary>
     /// Keep listening after a source that was turned away before anything was received: another version, a machine that

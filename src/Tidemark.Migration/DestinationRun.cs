@@ -216,7 +216,7 @@ internal sealed partial class DestinationRun : IDisposable
                     + $"here; ask for fewer or raise the limit.");
         }
 
-        if (hello.Compresses && _options.Decompressor is null)
+        if (hello.Compresses && _options.Codec is null)
             obstacles.Add("Pages would come compressed with zstd, and this host has no libzstd.so.1; install libzstd1 or do not compress.");
         var slots = _machine.Memory.Slots.Select(slot => new PageRun(slot.FirstPage, slot.PageCount));
         if (hello.SpanPages != _machine.Memory.SpanPages || !hello.Slots.SequenceEqual(slots))
@@ -376,7 +376,7 @@ internal sealed partial class DestinationRun : IDisposable
         }
 
         _channels.Add(new DestinationChannel(
-            connection, preamble.Channel, _memory!, _parts!, _fence!, _hello!.Compresses ? _options.Decompressor!() : null, Link,
+            connection, preamble.Channel, _memory!, _parts!, _fence!, _hello!.Compresses ? _options.Codec!() : null, Link,
             _time));
         return true;
     }

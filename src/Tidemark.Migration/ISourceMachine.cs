@@ -40,6 +40,12 @@ public interface ISourceMachine
     /// </summary>
     PageBitmap FindTouchedPages();
 
+    /// <summary>Whether there are processors that <see cref="Throttle"/> slows down.</summary>
+    bool CanThrottle { get; }
+
+    /// <summary>Takes so much of the processors' time away, in percent; 0 gives it back.</summary>
+    void Throttle(int percent);
+
     /// <summary>Stops the processors (or workload): when it returns they write no more. Idempotent.</summary>
     void StopWorkload();
 

@@ -56,6 +56,9 @@ public sealed record PassReport(
     /// <summary>Pages that arrived other than they were hashed and were sent again in a later pass.</summary>
     public ulong RepeatedPages { get; init; }
 
+    /// <summary>Pages left to the next pass, because they were written again before they were read.</summary>
+    public ulong SkippedPages { get; init; }
+
     /// <summary>Bytes a second on the wire during the pass.</summary>
     public double BytesPerSecond => Duration > TimeSpan.Zero ? Bytes / Duration.TotalSeconds : 0;
 }

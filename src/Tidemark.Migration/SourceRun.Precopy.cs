@@ -6,13 +6,13 @@ namespace Tidemark.Migration;
 /// <remarks>
 /// Passes follow each other without a gap:
 /// <code>
-/// pass n     |--- channels send ------------------|          acknowledged ...... lease n committed
-/// harvest               (its own length before) |-----|
-/// decision                                           |
-/// pass n+1                                           |--- channels send ----------------|
+/// pass n      |--- channels send -----------------------------|      acknowledged ...... lease n committed
+/// harvests             |-|          |-|                  |-----|
+/// decision                                                     |
+/// pass n+1                                                     |--- channels send ----------------|
 /// </code>
-/// A harvest begins as long before the end of a pass as the last one took. What the pass has not read by then is read
-/// after the harvest, so it leaves the harvest again (<see cref="PassWork.TakeOver"/>).
+/// Harvests during a pass find pages that were written again before they were read: those are left to the next pass
+/// (<see cref="PassWork.Skip"/>). The last one begins as long before the end of the pass as the one before took.
 /// </remarks>
 internal sealed partial class SourceRun
 {
@@ -22,18 +22,26 @@ internal sealed partial class SourceRun
     private const ulong PumpBytes = 4 << 20;
 
     /// <summary>
-    /// A pass with less than this on the wire measures latency, not bandwidth: it can only raise the estimate.
+    /// A pass with less than this on the wire is soon acknowledged, and only then says something about the link.
     /// </summary>
     private const ulong MeasurableBytes = 8 << 20;
 
     private static readonly TimeSpan ProgressInterval = TimeSpan.FromMilliseconds(250);
 
+    /// <summary>How often a machine that may be stopped any time, and is to wait for it, is harvested.</summary>
+    private static readonly TimeSpan WaitingInterval = TimeSpan.FromMilliseconds(500);
+
     /// <summary>The harvest in hand: taken, and not given to a pass yet. Whatever fails, it goes back.</summary>
     private DirtyLease? _carried;
 
+    private readonly HotPages _hot;
+    private readonly ConvergencePolicy _policy;
     private PageBitmap? _holes;
+    private IReadOnlyList<DirtyCount> _sources = [];
     private TimeSpan _harvestTime;
-    private double _bytesPerSecond;
+    private TimeSpan _harvestEvery;
+    private long _lastHarvest;
+    private long _moveBegan;
     private int _nextPass;
 
     private bool ForgetsLastWord => (_options.Faults & MigrationFaults.ForgetLastWord) != 0;
@@ -47,34 +55,34 @@ internal sealed partial class SourceRun
         Begin(MigrationPhase.Precopy);
         foreach (PartStream part in _parts)
             part.WarmUp();
+        if (_moveBegan == 0)
+            _moveBegan = _time.GetTimestamp();
+        _harvestEvery = _policy.FirstHarvestEvery;
         Harvest();
-        int passesHere = 0;
         while (true)
         {
+            IReadOnlyList<DirtyCount> sources = _nextPass == 0 ? [] : _sources;
             long start = _time.GetTimestamp();
-            IReadOnlyList<DirtyCount> sources = _nextPass == 0 ? [] : Carried.BySource;
+            long intervalBegan = _lastHarvest;
             PassWork work = BeginPass(final: false);
-            HarvestBeforeItEnds(work, start);
+            HarvestWhile(work, start);
             AwaitChannels(work, work.Sent, readParts: true);
-            PassReport pass = Describe(work, _time.GetElapsedTime(start), sources);
+            if (work.Bytes < MeasurableBytes)
+                AwaitAcknowledgements(keep: 0);
+            TimeSpan duration = _time.GetElapsedTime(start);
             DrainInitialState();
-            passesHere++;
-            ulong dirty = Carried.Pages.CountSet();
-            var facts = new ConvergenceFacts(
-                Math.Max(passesHere, Math.Min(_nextPass, ConvergencePolicy.LeastPasses)), dirty, pass.DirtyPages, pass.Duration,
-                _bytesPerSecond, EstimateState(), _harvestTime)
-            {
-                ComparesPages = _sent is not null && pass.Index > 0,
-            };
-            ConvergenceDecision decision = ConvergencePolicy.Decide(facts, _options.DowntimeLimit, _options.MaximumPasses);
-            EndPass(pass with { PredictedDowntime = decision.Predicted });
+            PassReport pass = Describe(work, duration, sources);
+            ConvergenceDecision decision = Decide(pass, work, _time.GetElapsedTime(intervalBegan, _lastHarvest));
+            EndPass(pass with { PredictedDowntime = decision.Predicted.Total });
+            Emit(new MigrationEvent.Convergence(pass.Index, decision));
             if (decision.Step == ConvergenceStep.GiveUp)
                 throw new MigrationFailedException(decision.Reason);
             Decided(decision.Reason);
+            Obey(decision);
             if (decision.Step == ConvergenceStep.SwitchOver)
             {
                 AwaitAcknowledgements(keep: 0);
-                if (IsReadyToStop(passesHere))
+                if (MayStopNow() && IsReadyToStop(pass.Index))
                     return;
             }
 
@@ -83,18 +91,92 @@ internal sealed partial class SourceRun
         }
     }
 
-    /// <summary>Whether parts on both sides agree to the stop; if not, another pass follows.</summary>
-    private bool IsReadyToStop(int passesHere)
+    private ConvergenceDecision Decide(PassReport pass, PassWork work, TimeSpan interval)
     {
-        if (passesHere < _options.MaximumPasses && !_parts.TrueForAll(part => part.Estimate().InitialBytes == 0))
+        ulong dirty = Carried.Pages.CountSet();
+        _hot.Add(Carried.Pages);
+        (ulong state, bool unknown) = EstimateState();
+        return _policy.Decide(new PassFacts
+        {
+            Pass = pass.Index,
+            DirtyPages = dirty,
+            FreshPages = dirty,
+            Interval = interval,
+            SinceHarvest = _time.GetElapsedTime(_lastHarvest),
+            SentPages = pass.SentPages,
+            ZeroPages = pass.ZeroPages,
+            UnchangedPages = pass.UnchangedPages,
+            SkippedPages = work.SkippedPages,
+            // What fits the buffers on the way is out at once and says nothing: what was acknowledged says how fast it is.
+            Bytes = work.AcknowledgedBytes,
+            Duration = pass.Duration,
+            HarvestTime = _harvestTime,
+            StateBytes = state,
+            StateUnknown = unknown,
+            HotPages = _hot.Count,
+            HotAgain = _hot.Again,
+            Costs = new FixedCosts { RoundTrip = MeasureRoundTrip(), Stop = _stopCost },
+            Elapsed = _time.GetElapsedTime(_moveBegan),
+            CanThrottle = _machine.CanThrottle,
+        });
+    }
+
+    private void Obey(ConvergenceDecision decision)
+    {
+        _harvestEvery = decision.HarvestEvery;
+        if (decision.ThrottlePercent is { } percent)
+        {
+            _throttled = true;
+            _machine.Throttle(percent);
+        }
+
+        if (decision.Step != ConvergenceStep.AnotherPass || !decision.HoldBackHot)
+            return;
+        // ORDER: pending before they leave the harvest in hand.
+        _machine.DirtyTracker.AddPending(_hot.Hot);
+        Carried.Pages.AndNot(_hot.Hot);
+    }
+
+    private TimeSpan? _stopCost;
+    private bool _throttled;
+
+    /// <summary>The control connection's there and back, asked for what it is asked before a stop anyway.</summary>
+    private TimeSpan MeasureRoundTrip()
+    {
+        long start = _time.GetTimestamp();
+        AskDestination();
+        return _time.GetElapsedTime(start);
+    }
+
+    private void AskDestination()
+    {
+        Link.Writer.Send(FrameType.SwitchoverRequest, default);
+        Link.Expect(FrameType.SwitchoverReady, _cancel).Dispose();
+    }
+
+    /// <summary>Whether whoever reserved the moment of the stop has given it free; if not, a while passes.</summary>
+    private bool MayStopNow()
+    {
+        if (_options.SwitchoverGate is not { } gate || gate.IsSet)
+            return true;
+        Emit(new MigrationEvent.WaitingForSwitchover());
+        WaitHandle.WaitAny([gate.WaitHandle, Link.Faulted, _cancel.WaitHandle], WaitingInterval);
+        _cancel.ThrowIfCancellationRequested();
+        Link.ThrowIfFaulted();
+        return false;
+    }
+
+    /// <summary>Whether parts on both sides agree to the stop; if not, another pass follows.</summary>
+    private bool IsReadyToStop(int pass)
+    {
+        if (pass + 1 < _options.MaximumPasses && !_parts.TrueForAll(part => part.Estimate().InitialBytes == 0))
         {
             // A device began anew since it was asked: what was sent of it is void, and it is given another pass.
             Decided("The switchover waits: a device has new initial state to send.");
             return false;
         }
 
-        Link.Writer.Send(FrameType.SwitchoverRequest, default);
-        Link.Expect(FrameType.SwitchoverReady, _cancel).Dispose();
+        AskDestination();
         return true;
     }
 
@@ -113,26 +195,57 @@ internal sealed partial class SourceRun
             throw new MigrationFailedException($"Dirty pages could not be harvested: {failure.Message}", inner: failure);
         }
 
-        _harvestTime = _time.GetElapsedTime(start);
+        _lastHarvest = _time.GetTimestamp();
+        _harvestTime = _time.GetElapsedTime(start, _lastHarvest);
+        _sources = Carried.BySource;
     }
 
-    /// <summary>Harvests so early that the channels need not wait for it.</summary>
-    private void HarvestBeforeItEnds(PassWork work, long start)
+    /// <summary>As <see cref="Harvest"/>, together with what is in hand already.</summary>
+    private void HarvestMore()
     {
-        while (work.UntakenPages > 0)
+        IReadOnlyList<DirtyCount> before = _sources;
+        if (_carried is { } inHand)
         {
-            double share = 1 - (work.UntakenPages / (double)Math.Max(1, work.DirtyPages));
-            double elapsed = _time.GetElapsedTime(start).TotalSeconds;
-            if (share > 0.02 && elapsed / share * (1 - share) <= _harvestTime.TotalSeconds)
-                break;
-            Look(work, work.Sent, readParts: true);
-            if (work.Sent.WaitOne(0))
-                break;
+            inHand.Dispose();
+            _carried = null;
+        }
+        else
+        {
+            before = [];
         }
 
         Harvest();
-        work.TakeOver(Carried.Pages);
+        _sources = Sum(before, _sources);
     }
+
+    /// <summary>Harvests now and then while the pass goes on, the last time so early that the channels need not wait for
+    /// it.</summary>
+    private void HarvestWhile(PassWork work, long start)
+    {
+        while (work.UntakenPages > 0)
+        {
+            double share = 1 - (work.UntakenPages / (double)Math.Max(1, work.DirtyPages - work.SkippedPages));
+            double elapsed = _time.GetElapsedTime(start).TotalSeconds;
+            if (share > 0.02 && elapsed / share * (1 - share) <= _harvestTime.TotalSeconds)
+                break;
+            if (Look(work, work.Sent, readParts: true))
+                break;
+            TimeSpan since = _time.GetElapsedTime(_lastHarvest);
+            if (_harvestEvery > TimeSpan.Zero && since >= _harvestEvery)
+            {
+                HarvestMore();
+                work.Skip(Carried.Pages);
+                _policy.Observe(_sources.Aggregate(0UL, (sum, source) => sum + source.PageCount) - _observed, since);
+                _observed = _sources.Aggregate(0UL, (sum, source) => sum + source.PageCount);
+            }
+        }
+
+        _observed = 0;
+        HarvestMore();
+        work.Skip(Carried.Pages);
+    }
+
+    private ulong _observed;
 
     /// <summary>The harvest in hand becomes a pass.</summary>
     private PassWork BeginPass(bool final)
@@ -150,22 +263,14 @@ internal sealed partial class SourceRun
         return work;
     }
 
-    private PassReport Describe(PassWork work, TimeSpan duration, IReadOnlyList<DirtyCount> sources)
-    {
-        // What fits the buffers on the way is out at once and says nothing: what was acknowledged says how fast the way is.
-        ulong acknowledged = work.AcknowledgedBytes;
-        double seconds = Math.Max(duration.TotalSeconds, 1e-6);
-        if (acknowledged >= MeasurableBytes)
-            _bytesPerSecond = acknowledged / seconds;
-        else
-            _bytesPerSecond = Math.Max(work.Bytes / seconds, _bytesPerSecond);
-        return new PassReport(
+    private static PassReport Describe(PassWork work, TimeSpan duration, IReadOnlyList<DirtyCount> sources) =>
+        new(
             (int)work.Index, work.DirtyPages, work.SentPages, work.ZeroPages, work.Bytes, duration, sources, work.IsFinal)
         {
             UnchangedPages = work.UnchangedPages,
             RepeatedPages = work.RepeatedPages,
+            SkippedPages = work.SkippedPages,
         };
-    }
 
     /// <summary>Commits what is acknowledged, and waits until no more than so many passes are not.</summary>
     private void AwaitAcknowledgements(int keep)
@@ -243,17 +348,19 @@ internal sealed partial class SourceRun
         }
     }
 
-    private ulong EstimateState()
+    private (ulong Bytes, bool Unknown) EstimateState()
     {
         ulong total = 0;
+        bool unknown = false;
         foreach (PartStream part in _parts)
         {
             StateEstimate estimate = part.Estimate();
+            unknown |= estimate.StopBytes is null;
             // A part that can not tell has at least what it could be asked for now.
             total += estimate.StopBytes ?? estimate.InitialBytes + estimate.DirtyBytes;
         }
 
-        return total;
+        return (total, unknown);
     }
 
     private void EndPass(PassReport pass)

@@ -20,7 +20,7 @@ internal sealed partial class SourceRun
     {
         Begin(MigrationPhase.Switchover);
         // What is in hand is in the final harvest again; given back here and not while the machine stands still.
-        IReadOnlyList<DirtyCount> before = Carried.BySource;
+        IReadOnlyList<DirtyCount> before = _sources;
         Carried.Dispose();
         _carried = null;
         Link.Writer.Send(FrameType.SwitchoverBegin, default);
@@ -37,7 +37,7 @@ internal sealed partial class SourceRun
         if (_carried is null)
             Harvest();
         _downtime.Mark("final harvest");
-        IReadOnlyList<DirtyCount> after = Carried.BySource;
+        IReadOnlyList<DirtyCount> after = _sources;
         PassWork work = BeginPass(final: true);
         AwaitChannels(work, work.Acknowledged, readParts: false);
         PassReport pass = Describe(work, _time.GetElapsedTime(start), Sum(before, after));
@@ -70,6 +70,7 @@ internal sealed partial class SourceRun
         foreach (PartStream part in _parts)
             part.Do("stop", migratable => migratable.Stop());
         _downtime.Mark("stop devices");
+        _stopCost = _downtime.Total;
         _cancel.ThrowIfCancellationRequested();
     }
 

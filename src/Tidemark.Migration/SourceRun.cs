@@ -62,12 +62,16 @@ internal sealed partial class SourceRun : IDisposable
         _time = time;
         _cancel = cancel;
         _downtime = new DowntimeClock(time);
+        _hot = new HotPages(machine.Memory.SpanPages);
+        _policy = new ConvergencePolicy(options.Convergence, machine.Memory.SpanPages);
         _stateBytes = new ulong[machine.Parts.Count];
         _onCancel = cancel.Register(OnCancel);
     }
 
     private ControlLink Link => _link ?? throw new InvariantException("The control connection is used before it "
         + "exists.");
+
+    private bool Compresses => _options.Compression != Compression.Off && _options.Codec is not null;
 
     private TimeSpan AnswerLimit => _options.IdleTimeout > TimeSpan.Zero ? _options.IdleTimeout : TimeSpan.FromMinutes(5);
 
@@ -159,6 +163,7 @@ internal sealed partial class SourceRun : IDisposable
         {
             FirstPass = (uint)_nextPass,
             RetryFor = _options.RetryFor,
+            Compresses = Compresses,
         }));
         using (ControlFrame answer = Link.Receive(_cancel))
         {
@@ -175,7 +180,10 @@ internal sealed partial class SourceRun : IDisposable
 
         if (_machine.ReportsUnchangedPages)
             _sent ??= new SentPages(_machine.Memory.SpanPages);
-        var options = new SourceChannelOptions(_sent, _options.IdleTimeout, _options.BatchBytes, _time, _cancel);
+        var options = new SourceChannelOptions(_sent, _options.IdleTimeout, _options.BatchBytes, _time, _cancel)
+        {
+            Compression = Compresses ? () => new PageCompressor(_options.Codec!(), _options.Compression == Compression.Always, _time) : null,
+        };
         for (int number = 1; number <= _options.Channels; number++)
         {
             IConnection connection = Open(PreambleRole.SourcePages, number);
@@ -208,7 +216,7 @@ internal sealed partial class SourceRun : IDisposable
         _tracking = true;
         // ORDER: tracking is on, so a page that is touched from now on is dirty although it counts as a hole here.
         PageBitmap holes = _machine.Memory.AllPages();
-        holes.Remove(_machine.FindTouchedPages(), 0);
+        holes.AndNot(_machine.FindTouchedPages());
         _holes = holes;
         // The first pass is a harvest like any other, of everything: what a cut leaves of it comes with the next one.
         _machine.DirtyTracker.AddPending(_machine.Memory.AllPages());
@@ -357,6 +365,9 @@ internal sealed partial class SourceRun : IDisposable
         _carried?.Dispose();
         _carried = null;
         _handover = _handover.Resume();
+        if (_throttled)
+            Try(() => _machine.Throttle(0), "The processors are still throttled");
+        _throttled = false;
         if (_savingBegan)
         {
             if (_stopCalled)

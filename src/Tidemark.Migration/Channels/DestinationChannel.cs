@@ -1,4 +1,5 @@
 using Tidemark.Memory;
+using Tidemark.Memory.Codecs;
 using Tidemark.Migration.Stream;
 
 namespace Tidemark.Migration;
@@ -27,7 +28,7 @@ internal sealed class DestinationChannel : IDisposable
     private readonly int _number;
     private readonly FrameWriter _writer;
     private readonly FrameReader _reader;
-    private readonly IPageDecompressor? _decompressor;
+    private readonly IPageCodec? _decompressor;
     private readonly byte[] _head = new byte[PageFrame.HeadBytes(FrameLimits.ZeroRuns)];
     private readonly PageRun[] _runs = new PageRun[FrameLimits.ZeroRuns];
     private readonly ulong[] _hashes = new ulong[FrameLimits.ContentPages];
@@ -45,7 +46,7 @@ internal sealed class DestinationChannel : IDisposable
 
     public DestinationChannel(
         IConnection connection, int number, DestinationMemory memory, DestinationParts parts, PassFence fence,
-        IPageDecompressor? decompressor, ControlLink link, TimeProvider time)
+        IPageCodec? decompressor, ControlLink link, TimeProvider time)
     {
         _connection = connection;
         _number = number;
@@ -274,12 +275,4 @@ internal sealed class DestinationChannel : IDisposable
         else
             _parts.TakeEnd(reader);
     }
-}
-
-/// <summary>Undoes <see cref="PageCompressor"/>. One thread; input is hostile.</summary>
-internal interface IPageDecompressor : IDisposable
-{
-    /// <summary>Fills all of <paramref name="content"/>, or says that the input is not of that length or no such
-    /// input.</summary>
-    bool TryDecompress(ReadOnlySpan<byte> packed, Span<byte> content);
 }

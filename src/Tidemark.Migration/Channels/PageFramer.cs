@@ -24,6 +24,7 @@ internal sealed class PageFramer : IDisposable
     private readonly SentPages? _sent;
     private readonly PageCompressor? _compressor;
     private readonly byte[]? _copy;
+    private bool _copies;
     private readonly byte[] _head = new byte[PageFrame.HeadBytes(FrameLimits.ZeroRuns)];
     private readonly ulong[] _hashes = new ulong[FrameLimits.ContentPages];
     private readonly PageRun[] _runs = new PageRun[FrameLimits.ContentPages];
@@ -158,7 +159,9 @@ internal sealed class PageFramer : IDisposable
 
     private void AddContent(ulong slotFirst, ulong first, ReadOnlySpan<byte> content)
     {
-        if (_copy is not null)
+        if (_pageCount == 0)
+            _copies = (_compressor?.Wants() ?? false) || _sent is not null;
+        if (_copies)
         {
             AddCopies(slotFirst, first, content);
             return;
@@ -235,22 +238,22 @@ internal sealed class PageFramer : IDisposable
         Span<byte> head = _head.AsSpan(0, PageFrame.HeadBytes(_runCount));
         PageFrame.WriteHead(head, Work.Index, runs);
         int contentBytes = _pageCount * GuestPage.Size;
-        if (_copy is null)
+        int sentBytes = contentBytes;
+        if (_copies)
         {
-            _writer.SendPages(head, _memory, runs, contentBytes, hash);
+            ReadOnlySpan<byte> content = _copy.AsSpan(0, contentBytes);
+            ReadOnlySpan<byte> packed = default;
+            bool pays = _compressor is not null && _compressor.TryCompress(content, out packed);
+            _writer.SendContent(head, pays ? packed : content, pays ? FrameFlags.Compressed : FrameFlags.None, hash);
+            sentBytes = pays ? packed.Length : contentBytes;
         }
         else
         {
-            ReadOnlySpan<byte> content = _copy.AsSpan(0, contentBytes);
-            bool pays = false;
-            ReadOnlySpan<byte> packed = default;
-            if (_compressor is not null)
-                pays = _compressor.TryCompress(content, out packed);
-            _writer.SendContent(head, pays ? packed : content, pays ? FrameFlags.Compressed : FrameFlags.None, hash);
-            contentBytes = pays ? packed.Length : contentBytes;
+            _writer.SendPages(head, _memory, runs, contentBytes, hash);
         }
 
-        Account((ulong)_pageCount, 0, FrameHeader.Size + head.Length + contentBytes);
+        _compressor?.Sent(contentBytes, sentBytes);
+        Account((ulong)_pageCount, 0, FrameHeader.Size + head.Length + sentBytes);
         _runCount = 0;
         _pageCount = 0;
     }

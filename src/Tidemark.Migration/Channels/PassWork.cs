@@ -25,6 +25,7 @@ internal sealed class PassWork : IDisposable
     private readonly Countdown _channelsToAcknowledge;
     private ulong _cursor;
     private ulong _untakenPages;
+    private ulong _skippedPages;
     private ulong _sentPages;
     private ulong _zeroPages;
     private ulong _unchangedPages;
@@ -58,6 +59,9 @@ internal sealed class PassWork : IDisposable
     public ulong DirtyPages { get; }
 
     public ulong UntakenPages => Volatile.Read(ref _untakenPages);
+
+    /// <summary>Pages that were left to the next pass.</summary>
+    public ulong SkippedPages => Volatile.Read(ref _skippedPages);
 
     public ulong SentPages => Volatile.Read(ref _sentPages);
 
@@ -104,16 +108,21 @@ internal sealed class PassWork : IDisposable
     }
 
     /// <summary>
-    /// Takes from a harvest made after this pass began what no channel has read yet: it will be read, and so sent, as it
-    /// is after that harvest. If this pass fails, its own lease still has those pages.
+    /// Leaves out what no channel has read yet and a harvest made meanwhile found written again: the harvest has it, and it
+    /// would most likely be sent twice.
     /// </summary>
-    public void TakeOver(PageBitmap harvest)
+    public void Skip(PageBitmap harvest)
     {
         lock (_gate)
         {
             // A cursor inside a word is at the end.
-            if (_cursor < _end)
-                harvest.Remove(_pages, (_cursor + 63) & ~63UL);
+            if (_cursor >= _end)
+                return;
+            ulong from = (_cursor + 63) & ~63UL;
+            _pages.AndNot(harvest, from);
+            ulong left = BitmapKernels.CountSet(_pages.Words[(int)Math.Min(from >> 6, (ulong)_pages.Words.Length)..]);
+            _skippedPages += _untakenPages - left;
+            _untakenPages = left;
         }
     }
 

@@ -79,6 +79,12 @@ public sealed class FakeSourceMachine : ISourceMachine, IDisposable
         }
     }
 
+    public bool CanThrottle { get; set; }
+
+    public List<int> Throttles { get; } = [];
+
+    public void Throttle(int percent) => Throttles.Add(percent);
+
     /// <summary>Pages that the machine says it never touched.</summary>
     public List<PageRun> Holes { get; } = [];
 

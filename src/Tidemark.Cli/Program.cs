@@ -35,6 +35,7 @@ internal static class Program
             CheckCommand.Create(runner),
             ConformCommand.Create(runner),
             ReplayCommand.Create(runner),
+            CertificatesCommand.Create(runner),
             VersionCommand.Create(runner),
         };
         options.AddTo(root);

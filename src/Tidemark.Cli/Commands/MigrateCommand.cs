@@ -16,17 +16,20 @@ internal static class MigrateCommand
         Option<int> channels = SharedOptions.Channels();
         Option<int> limit = SharedOptions.DowntimeLimit();
         var verify = new Option<bool>("--verify") { Description = "Compare all memory of both sides after the stop, before the hand-over." };
+        Option<string?> tls = SharedOptions.Tls();
+        Option<string?> tlsPeer = SharedOptions.TlsPeer("What the destination's certificate must be for; without it: the address's host.");
+        Option<string?> rate = SharedOptions.BandwidthLimit();
         var insecure = new Option<bool>("--insecure") { Description = "Allow an unencrypted migration beyond this host." };
         Option<bool> json = SharedOptions.Json();
         Option<string?> report = SharedOptions.Report();
         var command = new Command("migrate", "Move a running machine to another process or host.\n\nCtrl-C cancels; before the hand-over the machine then goes on running here.")
         {
-            name, to, channels, limit, verify, insecure, json, report,
+            name, to, channels, limit, rate, verify, tls, tlsPeer, insecure, json, report,
         };
         runner.Attach(command, (parsed, terminal, cancellation) =>
         {
             MigrationAddress address = SharedOptions.Address(parsed.GetRequiredValue(to));
-            SharedOptions.RequireSafe(address, parsed.GetValue(insecure));
+            SharedOptions.RequireSafe(address, parsed.GetValue(tls), parsed.GetValue(tlsPeer), parsed.GetValue(insecure));
             HtmlReport.RequireWritable(parsed.GetValue(report));
             var request = new JsonObject
             {
@@ -36,6 +39,10 @@ internal static class MigrateCommand
                 ["channels"] = parsed.GetValue(channels),
                 ["downtimeLimitMilliseconds"] = parsed.GetValue(limit),
                 ["verify"] = parsed.GetValue(verify),
+                // The machine's process opens the files, so that a key goes to nobody else.
+                ["tls"] = parsed.GetValue(tls) is { } folder ? Path.GetFullPath(folder) : null,
+                ["tlsPeer"] = parsed.GetValue(tlsPeer),
+                ["bandwidthLimit"] = SharedOptions.ParseRate(parsed.GetValue(rate)),
             };
             JsonObject result = Run(parsed.GetRequiredValue(name), request, terminal, cancellation);
             if (parsed.GetValue(json))

@@ -47,6 +47,31 @@ internal static class SharedOptions
         return option;
     }
 
+    public static Option<string?> Tls() => new("--tls")
+    {
+        Description = "Encrypt, and show and check certificates: a folder with ca.pem, cert.pem and key.pem.", HelpName = "FOLDER",
+    };
+
+    public static Option<string?> TlsPeer(string meaning) => new("--tls-peer") { Description = meaning, HelpName = "NAME" };
+
+    public static Option<string?> BandwidthLimit()
+    {
+        var option = new Option<string?>("--bandwidth-limit")
+        {
+            Description = "Most bytes a second over all connections together, as 100MiB.", HelpName = "RATE",
+        };
+        option.Validators.Add(result =>
+        {
+            if (result.GetValueOrDefault<string?>() is { } text && ParseRate(text) is null)
+                result.AddError($"--bandwidth-limit is \"{text}\"; it must be bytes a second, as 100MiB, and at least {ByteSize.Format(Machine.Transport.BandwidthLimit.Minimum)}.");
+        });
+        return option;
+    }
+
+    /// <summary>Null when it is no rate, or too small.</summary>
+    public static ulong? ParseRate(string? text) =>
+        ByteSize.TryParse(text, out ulong rate) && rate >= Machine.Transport.BandwidthLimit.Minimum ? rate : null;
+
     public static Option<string?> Report() => new("--report") { Description = "Write an HTML report with a heat map of dirty pages.", HelpName = "FILE" };
 
     public static Option<string?> Trace() => new("--trace") { Description = "Write every call to the kernel into this file, in strace's spelling.", HelpName = "FILE" };
@@ -77,15 +102,19 @@ internal static class SharedOptions
         MigrationAddress.Parse(text, out string problem) ?? throw new CommandFailure(problem, ExitCode.Usage);
 
     /// <summary>
-    /// Plain TCP lets anybody on the way read and change guest memory: only loopback without --insecure.
+    /// Plain TCP lets anybody on the way read and change guest memory: only loopback without --tls or --insecure.
     /// </summary>
     /// <exception cref="CommandFailure">It would leave this machine.</exception>
-    public static void RequireSafe(MigrationAddress address, bool insecure)
+    public static void RequireSafe(MigrationAddress address, string? tls, string? tlsPeer, bool insecure)
     {
-        if (address is MigrationAddress.Tcp { IsLoopback: false } && !insecure)
+        if (tls is not null && insecure)
+            throw new CommandFailure("--tls and --insecure contradict each other: leave one of them out.", ExitCode.Usage);
+        if (tlsPeer is not null && tls is null)
+            throw new CommandFailure("--tls-peer is a name in a certificate, and without --tls there are none.", ExitCode.Usage);
+        if (address is MigrationAddress.Tcp { IsLoopback: false } && tls is null && !insecure)
         {
             throw new CommandFailure(
-                $"{address} is beyond this machine, and a migration is not encrypted: anybody on the way could read or change the guest's memory. Tunnel it (ssh -L) to a loopback address, or say --insecure on a network that you trust.",
+                $"{address} is beyond this machine: without encryption anybody on the way could read or change the guest's memory. Say --tls FOLDER on both sides (`tidemark certificates` makes the folders), tunnel it (ssh -L) to a loopback address, or say --insecure on a network that you trust.",
                 ExitCode.Usage);
         }
     }
@@ -102,7 +131,7 @@ internal static class SharedOptions
             ExitCode.Usage);
     }
 
-    private static void CheckRange(OptionResult result, string name, int minimum, int maximum)
+    public static void CheckRange(OptionResult result, string name, int minimum, int maximum)
     {
         if (result.Errors.Any() || result.Tokens.Count == 0)
             return;

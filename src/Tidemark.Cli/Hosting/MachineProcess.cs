@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
 using Tidemark.Cli.Control;
 using Tidemark.Cli.Output;
+using Tidemark.Kernel;
 using Tidemark.Machine;
 using Tidemark.Machine.Transport;
 using Tidemark.Migration;
@@ -36,13 +37,17 @@ internal sealed class MachineProcess : IDisposable
     private ControlServer? _server;
     private volatile bool _stopAsked;
 
-    public MachineProcess(string name, GuestMachine machine, Terminal terminal, MigrationFaults faults)
+    public MachineProcess(string name, GuestMachine machine, IKernel kernel, Terminal terminal, MigrationFaults faults)
     {
         _name = name;
         _machine = machine;
+        Kernel = kernel;
         _terminal = terminal;
         _faults = faults;
     }
+
+    /// <summary>What the machine runs on; it also moves the pages.</summary>
+    public IKernel Kernel { get; }
 
     private enum MachineState
     {
@@ -70,7 +75,7 @@ internal sealed class MachineProcess : IDisposable
     }
 
     /// <summary>Waits for a machine to arrive, then runs it until it is stopped or has moved on.</summary>
-    public int Receive(SocketAcceptor acceptor, DestinationOptions options, CancellationToken cancellation)
+    public int Receive(IAcceptor acceptor, DestinationOptions options, CancellationToken cancellation)
     {
         CodeWarmUp.Begin();
         _listening = acceptor.Address;
@@ -199,6 +204,7 @@ internal sealed class MachineProcess : IDisposable
             Verify = request["verify"]?.GetValue<bool>() ?? false,
             Faults = _faults,
         };
+        using MigrationWire wire = MigrationWire.Connect(address, request, Kernel);
         if (_machine.FindSendShortage() is { } shortage)
             throw new CommandFailure($"{_name} can not be migrated: {shortage}");
         using var cancel = new CancellationTokenSource();
@@ -222,7 +228,7 @@ internal sealed class MachineProcess : IDisposable
         try
         {
             outcome = new MigrationSource(
-                _machine, new SocketConnector(address, TimeSpan.FromSeconds(5)), options,
+                _machine, wire.Connector, options,
                 new ChannelObserver(channel, this), TimeProvider.System).Run(cancel.Token);
         }
         catch

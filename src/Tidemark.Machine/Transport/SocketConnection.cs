@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using System.Net.Sockets;
 using Tidemark.Abi;
 using Tidemark.Kernel;
@@ -155,7 +154,7 @@ public sealed class SocketConnection : IConnection
                 int count = Math.Min(runs.Length, vectors.Length);
                 for (int index = 0; index < count; index++)
                     vectors[index] = Locate(memory, runs[index]);
-                MoveAll(fd, memory, runs[..count], vectors.AsSpan(0, count), sending);
+                MoveAll(fd, vectors.AsSpan(0, count), sending);
                 runs = runs[count..];
             }
         }
@@ -171,57 +170,21 @@ public sealed class SocketConnection : IConnection
         }
     }
 
-    private void MoveAll(int fd, GuestMemory memory, ReadOnlySpan<PageRun> runs, Span<IoVector> vectors, bool sending)
+    private void MoveAll(int fd, Span<IoVector> vectors, bool sending)
     {
         int first = Advance(vectors, 0, 0);
         while (first < vectors.Length)
         {
-            long start = Stopwatch.GetTimestamp();
             SyscallResult result = sending ? _kernel!.Writev(fd, vectors[first..]) : _kernel!.Readv(fd, vectors[first..]);
             if (result.Errno == Errno.EINTR)
                 continue;
-            if (result.Errno == Errno.EAGAIN && !IsOver(start))
-            {
-                // A socket that was handed in as non-blocking: the Socket class knows how to wait for it.
-                MoveThroughSocket(memory, runs[first], vectors[first], sending);
-                vectors[first] = default;
-                first = Advance(vectors, first, 0);
-                continue;
-            }
-
+            // EAGAIN on a blocking socket: its timeout has passed. (SIGPIPE is ignored by .NET, so EPIPE arrives here.)
             if (!result.Succeeded)
                 throw Broken(sending ? "sending to" : "receiving from", result.Errno);
             if (result.Value <= 0)
                 throw Ended();
             first = Advance(vectors, first, (ulong)result.Value);
         }
-    }
-
-    /// <summary>What is left of one run.</summary>
-    private void MoveThroughSocket(GuestMemory memory, PageRun run, IoVector left, bool sending)
-    {
-        ulong pages = (left.ByteLength + GuestPage.Size - 1) >> GuestPage.Shift;
-        var rest = new PageRun(run.FirstPage + run.Count - pages, pages);
-        int begun = (int)((pages << GuestPage.Shift) - left.ByteLength);
-        if (begun > 0)
-        {
-            Span<byte> page = memory.PagesSpan(rest.FirstPage, 1)[begun..];
-            rest = new PageRun(rest.FirstPage + 1, rest.Count - 1);
-            if (sending)
-                Send(page);
-            while (!sending && !page.IsEmpty)
-            {
-                int count = Receive(page);
-                if (count == 0)
-                    throw Ended();
-                page = page[count..];
-            }
-        }
-
-        if (rest.Count > 0 && sending)
-            PageByPage.Send(this, memory, [rest]);
-        else if (rest.Count > 0)
-            PageByPage.Receive(this, memory, [rest]);
     }
 
     private static IoVector Locate(GuestMemory memory, PageRun run)
@@ -242,9 +205,6 @@ public sealed class SocketConnection : IConnection
             vectors[first] = new IoVector(vectors[first].Address + bytes, vectors[first].ByteLength - bytes);
         return first;
     }
-
-    /// <summary>Whether a call that began then, and was told to come again, had waited for its whole timeout.</summary>
-    private bool IsOver(long start) => _idleTimeout > TimeSpan.Zero && Stopwatch.GetElapsedTime(start) >= _idleTimeout * 0.9;
 
     private void CheckFirst(byte first)
     {

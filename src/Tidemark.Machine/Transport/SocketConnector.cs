@@ -52,15 +52,15 @@ public sealed class SocketConnector(MigrationAddress address, TimeSpan timeout, 
         if (what?.StartsWith("socket:", StringComparison.Ordinal) != true)
             throw new IOException($"{descriptor} is not an open socket but {what ?? "nothing"}.");
         var handle = new SafeSocketHandle(descriptor.Fd, ownsHandle: true);
+        string? problem = "is not a stream socket";
         try
         {
             var socket = new Socket(handle);
-            if (socket.SocketType == SocketType.Stream)
-            {
-                // One that came non-blocking is waited for by the Socket class.
-                socket.Blocking = true;
+            problem = socket.SocketType != SocketType.Stream ? "is not a stream socket"
+                : !IsNonBlocking(descriptor.Fd) ? null
+                : "is a non-blocking socket (O_NONBLOCK); hand it in blocking, because every call of a migration waits";
+            if (problem is null)
                 return new SocketConnection(socket, descriptor.ToString(), kernel);
-            }
         }
         catch (Exception failure) when (failure is SocketException or ArgumentException)
         {
@@ -68,7 +68,15 @@ public sealed class SocketConnector(MigrationAddress address, TimeSpan timeout, 
         }
 
         handle.SetHandleAsInvalid();
-        throw new IOException($"{descriptor} is not a stream socket.");
+        throw new IOException($"{descriptor} {problem}.");
+    }
+
+    /// <summary>What the Socket class does not ask: such a call would return at once, and look like a timeout.</summary>
+    private static bool IsNonBlocking(int fd)
+    {
+        const int NonBlocking = 0x800;
+        string? flags = File.ReadLines($"/proc/self/fdinfo/{fd}").FirstOrDefault(line => line.StartsWith("flags:", StringComparison.Ordinal));
+        return flags is not null && (Convert.ToInt32(flags["flags:".Length..].Trim(), 8) & NonBlocking) != 0;
     }
 
     /// <summary>

@@ -99,6 +99,7 @@ public sealed class TlsConnection : IConnection
         var wire = new ConnectionStream(inner, time);
         var stream = new SslStream(wire, leaveInnerStreamOpen: false);
         TimeSpan idleTimeout = inner.IdleTimeout;
+        IOException? verdict = null;
         wire.BeginLimit(limit);
         try
         {
@@ -110,9 +111,9 @@ public sealed class TlsConnection : IConnection
             Tell(stream, refused);
             string? refuses = Hear(stream);
             if (refused is not null)
-                throw new IOException($"The {judge.PeerRole} {inner.Peer} was refused: {refused}.");
+                throw verdict = new IOException($"The {judge.PeerRole} {inner.Peer} was refused: {refused}.");
             if (refuses is not null)
-                throw new IOException($"The {judge.PeerRole} {inner.Peer} refused this side: {refuses}.");
+                throw verdict = new IOException($"The {judge.PeerRole} {inner.Peer} refused this side: {refuses}.");
             wire.EndLimit(idleTimeout);
             string certificate = Convert.ToHexString(SHA256.HashData(judge.Certificate!.RawData));
             return new TlsConnection(inner, stream, $"{inner.Peer} ({TlsCredentials.Words.NameOf(judge.Certificate)})", certificate);
@@ -121,10 +122,13 @@ public sealed class TlsConnection : IConnection
         {
             // Whatever a stranger did to the handshake: this connection is closed, and nothing but it.
             stream.Dispose();
-            if (failure is IOException && failure.Message.Contains(inner.Peer, StringComparison.Ordinal))
+            if (failure == verdict)
                 throw;
+            // A peer that this side refuses need not wait to be told.
             string refused = judge.Refusal is { } refusal && judge.Certificate is not null ? $" (this side refuses: {refusal})" : "";
-            throw new IOException($"The TLS handshake with {inner.Peer} failed: {CauseOf(failure)}{refused}.", failure);
+            string cause = CauseOf(failure);
+            string hint = judge.PeerIsServer && cause.Contains("closed", StringComparison.Ordinal) ? "; is it started with --tls?" : "";
+            throw new IOException($"The TLS handshake with {inner.Peer} failed: {cause}{refused}{hint}.", failure);
         }
     }
 
@@ -179,7 +183,7 @@ public sealed class TlsConnection : IConnection
         while (failure is AuthenticationException && failure.InnerException is { } inner)
             failure = inner;
         string text = failure is EndOfStreamException
-            ? "the other side closed the connection in the middle of it; is it started with --tls?"
+            ? "the other side closed the connection in the middle of it"
             : failure.Message;
         return TlsCredentials.Words.Clean(text).TrimEnd('.');
     }

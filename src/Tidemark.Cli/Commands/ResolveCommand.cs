@@ -1,7 +1,6 @@
 using System.CommandLine;
 using System.Text.Json.Nodes;
 using Tidemark.Cli.Control;
-using Tidemark.Cli.Output;
 
 namespace Tidemark.Cli.Commands;
 

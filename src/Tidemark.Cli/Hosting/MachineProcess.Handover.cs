@@ -1,5 +1,4 @@
 using System.Text.Json.Nodes;
-using Tidemark.Machine.Transport;
 using Tidemark.Migration;
 
 namespace Tidemark.Cli.Hosting;
@@ -17,11 +16,32 @@ internal sealed partial class MachineProcess
 
     private PendingHandover? _pending;
 
+    private ManualResetEventSlim? _switchoverGate;
+
+    /// <summary>For a migration whose moment of switchover an operator wants to choose.</summary>
+    private ManualResetEventSlim? OpenGate(JsonObject request)
+    {
+        ManualResetEventSlim? gate = request["pauseBeforeSwitchover"]?.GetValue<bool>() == true ? new ManualResetEventSlim() : null;
+        lock (_gate)
+            _switchoverGate = gate;
+        return gate;
+    }
+
+    private void OpenGateOnRequest()
+    {
+        lock (_gate)
+        {
+            if (_state != MachineState.Migrating || _switchoverGate is null)
+                throw new CommandFailure($"{_name} is not being migrated with --pause-before-switchover.");
+            _switchoverGate.Set();
+        }
+    }
+
     /// <summary>
     /// A source that was not told that its machine runs here may ask until it was, or this process ends. When nobody can
     /// ask, the address is free again.
     /// </summary>
-    private static void StandWitness(HandoverWitness? witness, SocketAcceptor acceptor, CancellationToken cancellation)
+    private static void StandWitness(HandoverWitness? witness, IAcceptor acceptor, CancellationToken cancellation)
     {
         if (witness is null)
         {

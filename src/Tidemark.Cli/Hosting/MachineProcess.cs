@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
 using Tidemark.Cli.Control;
 using Tidemark.Cli.Output;
+using Tidemark.Kernel;
 using Tidemark.Machine;
 using Tidemark.Machine.Transport;
 using Tidemark.Migration;
@@ -20,9 +21,6 @@ namespace Tidemark.Cli.Hosting;
 /// </summary>
 internal sealed partial class MachineProcess : IDisposable
 {
-    /// <summary>LIMIT: an address that swallows packets is given up; a host that is merely very busy is not.</summary>
-    private static readonly TimeSpan ConnectLimit = TimeSpan.FromSeconds(20);
-
     private readonly Lock _gate = new();
     private readonly string _name;
     private readonly GuestMachine _machine;
@@ -39,13 +37,17 @@ internal sealed partial class MachineProcess : IDisposable
     private ControlServer? _server;
     private volatile bool _stopAsked;
 
-    public MachineProcess(string name, GuestMachine machine, Terminal terminal, MigrationFaults faults)
+    public MachineProcess(string name, GuestMachine machine, IKernel kernel, Terminal terminal, MigrationFaults faults)
     {
         _name = name;
         _machine = machine;
+        Kernel = kernel;
         _terminal = terminal;
         _faults = faults;
     }
+
+    /// <summary>What the machine runs on; it also moves the pages.</summary>
+    public IKernel Kernel { get; }
 
     private enum MachineState
     {
@@ -73,7 +75,7 @@ internal sealed partial class MachineProcess : IDisposable
     }
 
     /// <summary>Waits for a machine to arrive, then runs it until it is stopped or has moved on.</summary>
-    public int Receive(SocketAcceptor acceptor, DestinationOptions options, CancellationToken cancellation)
+    public int Receive(IAcceptor acceptor, DestinationOptions options, CancellationToken cancellation)
     {
         CodeWarmUp.Begin();
         _listening = acceptor.Address;
@@ -182,6 +184,10 @@ internal sealed partial class MachineProcess : IDisposable
                 if (resolved["state"]!.GetValue<string>() == "moved")
                     _ended.Set();
                 break;
+            case "switchover":
+                OpenGateOnRequest();
+                channel.Send(new JsonObject { ["done"] = true });
+                break;
             case "cancel":
                 CancelOnRequest();
                 channel.Send(new JsonObject { ["done"] = true });
@@ -207,13 +213,8 @@ internal sealed partial class MachineProcess : IDisposable
     private void Migrate(JsonObject request, ControlChannel channel)
     {
         MigrationAddress address = Commands.SharedOptions.Address((string?)request["to"] ?? "");
-        var options = new MigrationOptions
-        {
-            Channels = request["channels"]?.GetValue<int>() ?? 2,
-            DowntimeLimit = TimeSpan.FromMilliseconds(request["downtimeLimitMilliseconds"]?.GetValue<int>() ?? 300),
-            Verify = request["verify"]?.GetValue<bool>() ?? false,
-            Faults = _faults,
-        };
+        MigrationOptions options = MigrationRequest.Read(request) with { Faults = _faults, SwitchoverGate = OpenGate(request) };
+        using MigrationWire wire = MigrationWire.Connect(address, request, Kernel);
         if (_machine.FindSendShortage() is { } shortage)
             throw new CommandFailure($"{_name} can not be migrated: {shortage}");
         using var cancel = new CancellationTokenSource();
@@ -237,7 +238,7 @@ internal sealed partial class MachineProcess : IDisposable
         try
         {
             outcome = new MigrationSource(
-                _machine, new SocketConnector(address, ConnectLimit), options,
+                _machine, wire.Connector, options,
                 new ChannelObserver(channel, this), TimeProvider.System).Run(cancel.Token);
         }
         catch

@@ -13,7 +13,8 @@ namespace Tidemark.Memory;
 /// corruption. So a lease ends in exactly one of two ways.
 /// The bitmap is the tracker's and serves another harvest once the lease has ended. So every use after the end, through
 /// any copy of this value or through <see cref="Pages"/>, is an <see cref="InvariantException"/>; except
-/// <see cref="PageCount"/>, and <see cref="Dispose"/>, which then does nothing. Who reads <see cref="Pages"/> on other threads has them stop first.
+/// <see cref="PageCount"/>, and <see cref="Dispose"/>, which then does nothing. Whoever reads <see cref="Pages"/> on other
+/// threads has them stop first: words that are being read when the lease ends may already be another harvest's.
 /// </remarks>
 public readonly record struct DirtyLease : IDisposable
 {

@@ -13,17 +13,19 @@ namespace Tidemark.Memory;
 /// corruption. So a lease ends in exactly one of two ways.
 /// The bitmap is the tracker's and serves another harvest once the lease has ended. So every use after the end, through
 /// any copy of this value or through <see cref="Pages"/>, is an <see cref="InvariantException"/>; except
-/// <see cref="Dispose"/>, which then does nothing. Who reads <see cref="Pages"/> on other threads has them stop first.
+/// <see cref="PageCount"/>, and <see cref="Dispose"/>, which then does nothing. Whoever reads <see cref="Pages"/> on other
+/// threads has them stop first: words that are being read when the lease ends may already be another harvest's.
 /// </remarks>
 public readonly record struct DirtyLease : IDisposable
 {
     private readonly DirtyLeaseSlot? _slot;
     private readonly ulong _generation;
 
-    internal DirtyLease(DirtyLeaseSlot slot, ulong generation)
+    internal DirtyLease(DirtyLeaseSlot slot, ulong generation, ulong pageCount)
     {
         _slot = slot;
         _generation = generation;
+        PageCount = pageCount;
     }
 
     /// <summary>
@@ -31,8 +33,8 @@ public readonly record struct DirtyLease : IDisposable
     /// </summary>
     public PageBitmap Pages => Live.View(_generation);
 
-    /// <summary>Number of dirty pages in the union, when they were harvested.</summary>
-    public ulong PageCount => Live.PageCount;
+    /// <summary>Number of dirty pages in the union, when they were harvested. Stays valid after the end.</summary>
+    public ulong PageCount { get; }
 
     /// <summary>
     /// Pages per source before the union: overlaps count in each. A list of its own, made when it is first asked for,

@@ -102,7 +102,7 @@ internal sealed class DirtyLeaseSlot
         if (!_isCounted)
             PageCount = BitmapKernels.CountSet(_words);
         Session = session;
-        return new DirtyLease(this, Generation);
+        return new DirtyLease(this, Generation, PageCount);
     }
 
     /// <summary>Empty and unnamed again, as a free slot must be.</summary>

@@ -7,8 +7,8 @@ namespace Tidemark.Memory;
 /// Invariant: a page is, at each instant, clean at the destination's knowledge, or marked in a source, or in the
 /// pending set, or in a live <see cref="DirtyLease"/>. Harvest moves bits source to lease, a lease that is not
 /// committed moves them back to pending, and the next harvest takes pending along. One harvest at a time; leases may be
-/// returned from any thread, also while one is harvested. Writers may come and go while tracking is on (<see cref="Add"/>, <see cref="Remove"/>), and
-/// what is mapped for them may change (<see cref="Change"/>): each between two harvests, never inside one.
+/// returned from any thread, and wait for a harvest that is under way. Writers may come and go while tracking is on
+/// (<see cref="Add"/>, <see cref="Remove"/>), and what is mapped for them may change (<see cref="Change"/>): each between two harvests, never inside one.
 /// A harvest allocates nothing: bitmaps of ended leases are used again, and every one of them is empty while nobody has
 /// it. The cost of a harvest is one trip over each source's bits, of which empty parts are only read.
 /// </remarks>

@@ -240,7 +240,6 @@ public sealed class DirtyLeaseTests
     {
         ulong from = 0;
         Assert.Throws<InvariantException>(() => lease.Pages);
-        Assert.Throws<InvariantException>(() => lease.PageCount);
         Assert.Throws<InvariantException>(() => lease.BySource);
         Assert.Throws<InvariantException>(() => lease.Commit());
         Assert.Throws<InvariantException>(() => lease.Acknowledge(0, 10));

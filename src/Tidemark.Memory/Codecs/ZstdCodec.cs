@@ -77,12 +77,12 @@ public sealed class ZstdCodec : IPageCodec
     /// <inheritdoc/>
     public int Compress(ReadOnlySpan<byte> content, Span<byte> into)
     {
-        // Nothing can be smaller than nothing, and nothing fits into nothing.
-        if (content.IsEmpty || into.IsEmpty)
-            return 0;
         Enter();
         try
         {
+            // Nothing can be smaller than nothing, and nothing fits into nothing.
+            if (content.IsEmpty || into.IsEmpty)
+                return 0;
             return _library.Compress(_compressor, content, into, _level);
         }
         finally
@@ -94,13 +94,13 @@ public sealed class ZstdCodec : IPageCodec
     /// <inheritdoc/>
     public bool TryDecompress(ReadOnlySpan<byte> compressed, Span<byte> exactly)
     {
-        // A block is never empty. Skippable frames and those of zstd before 0.8, whose decoders nobody tests any more,
-        // begin otherwise.
-        if (exactly.IsEmpty || !compressed.StartsWith(Magic))
-            return false;
         Enter();
         try
         {
+            // A block is never empty. Skippable frames and those of zstd before 0.8, whose decoders nobody tests any
+            // more, begin otherwise.
+            if (exactly.IsEmpty || !compressed.StartsWith(Magic))
+                return false;
             return _library.TryDecompress(_decompressor, compressed, exactly);
         }
         finally

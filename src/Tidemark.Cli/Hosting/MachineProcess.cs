@@ -14,11 +14,13 @@ namespace Tidemark.Cli.Hosting;
 ///                           ^ ^--dirty-rate--> Measuring --done, or a migration is asked for--> Running
 ///                           |                    |--Cancelled, Failed--> Running
 ///                           |                    '--StateUnknown------> Unknown (stands still, an operator decides)
+///                           '--snapshot save--> Saving --done, or nothing saved--> Running, with --stop: Stopped
 /// receive:  Receiving --Completed--> Running     '--Failed--> process ends
+/// restore:  Restoring --Completed--> Running     '--Failed--> process ends
 /// stop, Ctrl-C: any --> Stopped (process ends)
 /// </code>
 /// </summary>
-internal sealed class MachineProcess : IDisposable
+internal sealed partial class MachineProcess : IDisposable
 {
     private readonly Lock _gate = new();
     private readonly string _name;
@@ -51,6 +53,8 @@ internal sealed class MachineProcess : IDisposable
         Receiving,
         Measuring,
         Migrating,
+        Saving,
+        Restoring,
         Moved,
         Unknown,
         Stopped,
@@ -122,6 +126,7 @@ internal sealed class MachineProcess : IDisposable
         }
 
         CancelMigration(TimeSpan.FromSeconds(5));
+        AwaitEndOfSave();
         EndMeasuring();
         MachineState state;
         lock (_gate)
@@ -138,6 +143,8 @@ internal sealed class MachineProcess : IDisposable
             return ExitCode.StateUnknown;
         }
 
+        if (state == MachineState.Saving)
+            return TellUnendedSave();
         if (state == MachineState.Moved)
         {
             _terminal.Note($"{_name} has moved away.");
@@ -162,6 +169,9 @@ internal sealed class MachineProcess : IDisposable
             case "migrate":
                 Migrate(request, channel);
                 break;
+            case "snapshot-save":
+                SaveSnapshot(request, channel);
+                break;
             case "dirty-rate":
                 JsonObject rate = MeasureDirtyRate(request);
                 rate["done"] = true;
@@ -175,7 +185,7 @@ internal sealed class MachineProcess : IDisposable
                 _stopAsked = true;
                 bool isReceiving;
                 lock (_gate)
-                    isReceiving = _state == MachineState.Receiving;
+                    isReceiving = _state is MachineState.Receiving or MachineState.Restoring;
                 // ORDER: a receiver's process ends as soon as it is cancelled, so it is answered before.
                 if (isReceiving)
                     channel.Send(new JsonObject { ["done"] = true });
@@ -324,7 +334,7 @@ internal sealed class MachineProcess : IDisposable
         {
             receiving = _state == MachineState.Receiving;
             if (_migrationCancel is null)
-                throw new CommandFailure($"{_name} is not being migrated.");
+                throw new CommandFailure($"{_name} is not being migrated or saved.");
         }
 
         CancelMigration(TimeSpan.FromSeconds(10));
@@ -332,6 +342,8 @@ internal sealed class MachineProcess : IDisposable
         {
             if (!receiving && _lastResult is MigrationResult.Completed or MigrationResult.StateUnknown)
                 throw new CommandFailure($"Too late to cancel: {_name} was handed over already.");
+            if (_state == MachineState.Saving)
+                throw new CommandFailure($"The save of {_name} has not ended yet; `tidemark status {_name}` shows where it is.", ExitCode.Inconclusive);
             if (_state == MachineState.Migrating)
                 throw new CommandFailure($"The migration of {_name} has not ended yet; `tidemark status {_name}` shows where it is.", ExitCode.Inconclusive);
         }
@@ -360,6 +372,7 @@ internal sealed class MachineProcess : IDisposable
             status["state"] = _state.ToString().ToLowerInvariant();
             status["listening"] = _listening;
             status["migration"] = _progress?.ToJson();
+            status["snapshot"] = _snapshotProgress?.ToJson();
         }
 
         return status;

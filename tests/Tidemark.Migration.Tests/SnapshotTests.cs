@@ -191,6 +191,18 @@ public sealed class SnapshotTests
     }
 
     [Theory]
+    [InlineData("StopWorkload")]
+    [InlineData("FlushDisks")]
+    public void A_machine_that_can_not_be_stopped_in_order_runs_on(string member)
+    {
+        using var world = new SnapshotWorld();
+        world.Source.FailAt = member;
+        SnapshotOutcome outcome = world.Save();
+        Assert.Equal(SnapshotResult.Failed, outcome.Result);
+        world.CheckRunsOn(outcome);
+    }
+
+    [Theory]
     [InlineData(1)]
     [InlineData(2)]
     public void A_harvest_that_fails_during_a_save_lets_the_machine_run_on(int harvest)

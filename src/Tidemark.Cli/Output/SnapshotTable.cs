@@ -14,6 +14,9 @@ internal static class SnapshotTable
         {
             case "phase":
                 terminal.Detail($"phase: {snapshotEvent["phase"]}");
+                // What was written through the page cache goes to the disk now, which can take as long as all before.
+                if ((string?)snapshotEvent["phase"] == "finish")
+                    terminal.Progress("putting the file into stable storage");
                 break;
             case "progress":
                 ulong done = Number(snapshotEvent["pagesDone"]);

@@ -32,7 +32,8 @@ public sealed class NewSnapshotFile : SnapshotFile, INewSnapshotFile
     }
 
     /// <summary>Makes the partial file, and removes those that killed processes left.</summary>
-    /// <param name="path">The name that the file will have. An ordinary file there is replaced only if it is a snapshot.</param>
+    /// <param name="path">The name that the file will have. An ordinary file there is replaced only if it is a
+    /// snapshot.</param>
     /// <exception cref="IOException">The file can not be made; nothing was changed.</exception>
     public static NewSnapshotFile Create(IKernel kernel, string path, DirectIO direct)
     {

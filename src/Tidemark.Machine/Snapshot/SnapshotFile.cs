@@ -17,7 +17,9 @@ public enum DirectIO
     Off,
 }
 
-/// <summary>A snapshot file over the kernel's own calls: two descriptors, one of them for pages past the cache.</summary>
+/// <summary>
+/// A snapshot file over the kernel's own calls: two descriptors, one of them for pages past the cache.
+/// </summary>
 /// <remarks>
 /// Direct I/O is tried when the file is opened. A file system that refuses then (EINVAL), or later in a call, gets the
 /// page cache instead, for good, and <see cref="Lane"/> says so; with <see cref="DirectIO.On"/> that is a failure.

@@ -4,7 +4,9 @@ using Tidemark.Memory;
 
 namespace Tidemark.Machine.Snapshot;
 
-/// <summary>Which pages of a guest's memory file exist. All others are zero, and reading them would make them exist.</summary>
+/// <summary>
+/// Which pages of a guest's memory file exist. All others are zero, and reading them would make them exist.
+/// </summary>
 internal static class TouchedPages
 {
     /// <summary>Every page that exists when it is called, and perhaps some more.</summary>

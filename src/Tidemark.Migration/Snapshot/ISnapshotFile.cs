@@ -12,7 +12,9 @@ public interface ISnapshotFile : IDisposable
     /// <summary>The file's name, for messages.</summary>
     string Path { get; }
 
-    /// <summary>How pages travel: <c>direct</c> or <c>buffered</c>, and why; may change while the file is used.</summary>
+    /// <summary>
+    /// How pages travel: <c>direct</c> or <c>buffered</c>, and why; may change while the file is used.
+    /// </summary>
     PageLane Lane { get; }
 
     /// <summary>The length of the file as it is now.</summary>
@@ -51,7 +53,8 @@ public interface INewSnapshotFile : ISnapshotFile
     void Sync();
 
     /// <summary>Gives the file its name, in place of whatever has it, and puts that into stable storage too.</summary>
-    /// <exception cref="IOException">The file has its temporary name still, or (when only the last step failed) its own;
+    /// <exception cref="IOException">The file has its temporary name still, or (when only the last step failed) its
+    /// own;
     /// <see cref="IDisposable.Dispose"/> removes it all the same.</exception>
     void Publish();
 }

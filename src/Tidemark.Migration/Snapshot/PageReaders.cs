@@ -46,10 +46,16 @@ internal sealed class PageReaders
     public void Run(GuestMemory? memory, PageBitmap? touched, Action<ulong> progress, CancellationToken cancel)
     {
         var tables = new TableReader(_file, cancel);
-        _tablePages = tables.Check(_layout.PresentOffset, _layout.PresentBytes, _header.PresentChecksum, "the table of present pages");
+        _tablePages = tables.Check(
+            _layout.PresentOffset, _layout.PresentBytes, _header.PresentChecksum, "its table of present pages");
         if (_tablePages != _header.PresentPages)
-            throw SnapshotContents.Bad(_file, $"{_tablePages} pages are present where its header says {_header.PresentPages}");
-        tables.Check(_layout.ChecksumsOffset, _layout.ChecksumsBytes, _header.ChecksumsChecksum, "the table of checksums");
+        {
+            throw SnapshotContents.Bad(
+                _file, $"{_tablePages} pages are present where its header says {_header.PresentPages}");
+        }
+
+        tables.Check(
+            _layout.ChecksumsOffset, _layout.ChecksumsBytes, _header.ChecksumsChecksum, "its table of checksums");
         _threads.Begin(_ => Work(memory, touched));
         try
         {

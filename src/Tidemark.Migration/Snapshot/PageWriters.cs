@@ -105,7 +105,9 @@ internal sealed class PageWriters
         bytes[(begin * SnapshotLayout.PageBytes)..(end * SnapshotLayout.PageBytes)],
         _layout.OffsetOf(filePage + (ulong)begin));
 
-    /// <summary>False for a page that stays a hole. A window has whole words and one thread, so nothing is shared.</summary>
+    /// <summary>
+    /// False for a page that stays a hole. A window has whole words and one thread, so nothing is shared.
+    /// </summary>
     private bool Remember(ulong filePage, ReadOnlySpan<byte> content)
     {
         ref ulong word = ref _present[filePage >> 6];

@@ -51,7 +51,8 @@ internal sealed class SaveRun : IDisposable
         _downtime = new DowntimeClock(time);
     }
 
-    private INewSnapshotFile File => _file ?? throw new InvariantException("The snapshot file is used before it is made.");
+    private INewSnapshotFile File =>
+        _file ?? throw new InvariantException("The snapshot file is used before it is made.");
 
     private SnapshotLayout Layout => _layout ?? throw new InvariantException("The layout is used before it is known.");
 
@@ -59,7 +60,8 @@ internal sealed class SaveRun : IDisposable
 
     private StateLogWriter State => _state ?? throw new InvariantException("State is saved before there is a file.");
 
-    private SnapshotThreads Threads => _threads ?? throw new InvariantException("The threads are used before they run.");
+    private SnapshotThreads Threads =>
+        _threads ?? throw new InvariantException("The threads are used before they run.");
 
     public SnapshotOutcome Execute()
     {
@@ -339,7 +341,8 @@ internal sealed class SaveRun : IDisposable
     }
 
     /// <summary>
-    /// The machine runs as before the save, from wherever that is. What does not is told in sentences. Devices run before
+    /// The machine runs as before the save, from wherever that is. What does not is told in sentences. Devices run
+    /// before
     /// the workload, so that nobody talks to a device that stands still.
     /// </summary>
     private List<string> LetRun()
@@ -352,7 +355,8 @@ internal sealed class SaveRun : IDisposable
         {
             if (_stopCalled)
             {
-                // A device that runs may talk to one that does not answer yet; so all of them answer first. One that can
+                // A device that runs may talk to one that does not answer yet; so all of them answer first. One that
+                // can
                 // not is brought back by Recover, which follows, or that says why not.
                 foreach (IMigratable part in _machine.Parts)
                     Try(part.PrepareStart, []);

@@ -79,7 +79,9 @@ public sealed class SnapshotContents
     {
         using var gang = new SnapshotThreads(threads);
         var readers = new PageReaders(_file, this, gang);
-        readers.Run(memory: null, touched: null, pages => Tell(observer, new SnapshotEvent.Progress(-1, pages, PresentPages)), cancel);
+        readers.Run(
+            memory: null, touched: null,
+            pages => Tell(observer, new SnapshotEvent.Progress(-1, pages, PresentPages)), cancel);
         new StateLogReader(_file, Header, Parts).ReadAll((_, _) => { }, cancel);
     }
 

@@ -128,7 +128,8 @@ internal sealed record SnapshotHeader
         if (features != 0)
         {
             throw new SnapshotFileException(string.Create(CultureInfo.InvariantCulture,
-                $"{file.Path} needs features 0x{features:x} that this release does not have: use the release that wrote it."));
+                $"{file.Path} needs features 0x{features:x} that this release does not have: use the release that wrote "
+                    + "it."));
         }
 
         if (Get32(page, 12) != SnapshotLayout.PageBytes)
@@ -137,9 +138,10 @@ internal sealed record SnapshotHeader
         header.CheckFigures(file);
         if (length != header.FileBytes)
         {
-            throw new SnapshotFileException(length < header.FileBytes
-                ? $"{file.Path} was cut short: it has {length} bytes, and {header.FileBytes} were written. Copy it again, or use another one."
-                : $"{file.Path} has {length} bytes where {header.FileBytes} were written: something was appended to it. Copy it again, or use another one.");
+            string what = length < header.FileBytes
+                ? $"was cut short: it has {length} bytes, and {header.FileBytes} were written"
+                : $"has {length} bytes where {header.FileBytes} were written: something was appended to it";
+            throw new SnapshotFileException($"{file.Path} {what}. Copy it again, or use another copy.");
         }
 
         CheckTrailer(file, header, Get64(page, ChecksumAt));

@@ -5,7 +5,8 @@ namespace Tidemark.Migration.Snapshot;
 
 /// <summary>
 /// Where everything is in a snapshot file. It follows from three figures (bytes of the description, of the table of
-/// parts, and the slots), so a page has one place from the first pass on. To the byte: docs/reference/snapshot-format.md.
+/// parts, and the slots), so a page has one place from the first pass on. To the byte:
+/// docs/reference/snapshot-format.md.
 /// </summary>
 /// <remarks>
 /// <code>
@@ -35,7 +36,9 @@ internal sealed class SnapshotLayout
 
     private const ulong MemoryAlignment = WindowPages * (ulong)PageBytes;
 
-    /// <summary>LIMIT: 4 TiB of guest memory; its checksums take 8 GiB of this process while a snapshot is saved.</summary>
+    /// <summary>
+    /// LIMIT: 4 TiB of guest memory; its checksums take 8 GiB of this process while a snapshot is saved.
+    /// </summary>
     public const ulong MaximumPages = 1UL << 30;
 
     /// <summary>LIMIT: as for a migration.</summary>
@@ -99,7 +102,9 @@ internal sealed class SnapshotLayout
 
     public ulong StateOffset => MemoryOffset + Pages * PageBytes;
 
-    /// <summary>The guest pages that a window holds: consecutive, in one slot; where its first is in the file.</summary>
+    /// <summary>
+    /// The guest pages that a window holds: consecutive, in one slot; where its first is in the file.
+    /// </summary>
     public PageRun FindWindow(ulong window)
     {
         ulong filePage = window * WindowPages;

@@ -33,6 +33,8 @@ public sealed record SnapshotRestoreOptions
     /// <summary>Threads that read pages, 1 to 64.</summary>
     public int Threads { get; init; } = 4;
 
-    /// <summary>Which pages of the machine's memory were touched before; all others are zero. Null: all may be.</summary>
+    /// <summary>
+    /// Which pages of the machine's memory were touched before; all others are zero. Null: all may be.
+    /// </summary>
     public Func<PageBitmap>? FindTouchedPages { get; init; }
 }

@@ -55,7 +55,9 @@ internal sealed class SnapshotThreads : IDisposable
         return through;
     }
 
-    /// <summary>From here on no thread begins another request; <see cref="Dispose"/> waits for those under way.</summary>
+    /// <summary>
+    /// From here on no thread begins another request; <see cref="Dispose"/> waits for those under way.
+    /// </summary>
     public void Stop() => _stopping = true;
 
     /// <summary>Stops and joins: nobody reads or writes memory or file any more when it returns.</summary>

@@ -40,7 +40,8 @@ internal sealed class StateLogWriter(INewSnapshotFile file, ulong offset, IReadO
     public IReadOnlyList<SavedPart> Parts => [.. parts.Select((part, index) => new SavedPart(part.Name, _bytes[index]))];
 
     /// <summary>
-    /// Saves what the part has now, or until <paramref name="maximumBytes"/> are reached; true when it had nothing more.
+    /// Saves what the part has now, or until <paramref name="maximumBytes"/> are reached; true when it had nothing
+    /// more.
     /// </summary>
     public bool Pump(int index, ulong maximumBytes, CancellationToken cancel)
     {

@@ -40,6 +40,26 @@ public sealed class SnapshotMachineTests
     }
 
     [Fact]
+    public void Devices_whose_drivers_help_them_and_devices_behind_a_virtual_IOMMU_are_saved_and_restored()
+    {
+        using var rig = new MachineRig();
+        MachineDescription description = rig.Describe(change: (number, device, hardware) => number == 0
+            ? (device with { Handover = HandoverWish.DriverAssisted }, hardware)
+            : (device with { Viommu = DeviceTranslation.Translated }, hardware));
+        GuestMachine machine = rig.AssembleRunning(description);
+        string path = Path.Combine(rig.Folder, "machine.tms");
+        SnapshotOutcome saved = Save(machine, path, DirectIO.Auto);
+        Assert.True(saved.Result == SnapshotResult.Completed, saved.Cause);
+        MachineRig.AwaitReads(machine, 20);
+        MachineRig.AssertGoodData(machine);
+        GuestMachine copy = rig.Assemble(description);
+        SnapshotOutcome restored = Restore(copy, path, DirectIO.Auto);
+        Assert.True(restored.Result == SnapshotResult.Completed, restored.Cause);
+        MachineRig.AwaitReads(copy, 40);
+        MachineRig.AssertGoodData(copy);
+    }
+
+    [Fact]
     public void The_memory_of_a_machine_that_was_stopped_for_it_is_the_memory_of_its_copy()
     {
         using var rig = new MachineRig();

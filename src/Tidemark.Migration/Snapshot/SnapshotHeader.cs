@@ -127,9 +127,9 @@ internal sealed record SnapshotHeader
         ulong features = Get64(page, 16);
         if (features != 0)
         {
-            throw new SnapshotFileException(string.Create(CultureInfo.InvariantCulture,
-                $"{file.Path} needs features 0x{features:x} that this release does not have: use the release that wrote "
-                    + "it."));
+            string bits = features.ToString("x", CultureInfo.InvariantCulture);
+            throw new SnapshotFileException(
+                $"{file.Path} needs features 0x{bits} that this release does not have: use the release that wrote it.");
         }
 
         if (Get32(page, 12) != SnapshotLayout.PageBytes)

@@ -3,6 +3,7 @@ using Tidemark.Abi;
 using Tidemark.Kernel;
 using Tidemark.Kernel.Linux;
 using Tidemark.Machine.Description;
+using Tidemark.Machine.Handover;
 using Tidemark.Machine.Snapshot;
 using Tidemark.Memory;
 using Tidemark.Migration.Snapshot;

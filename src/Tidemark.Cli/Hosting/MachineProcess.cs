@@ -15,7 +15,9 @@ namespace Tidemark.Cli.Hosting;
 ///                           ^ ^--dirty-rate--> Measuring --done, or a migration is asked for--> Running
 ///                           |                    |--Cancelled, Failed--> Running
 ///                           |                    '--StateUnknown------> Unknown (stands still) --resolve--> Running | Moved
+///                           '--snapshot save--> Saving --done, or nothing saved--> Running, with --stop: Stopped
 /// receive:  Receiving --Completed--> Running     '--Failed--> process ends
+/// restore:  Restoring --Completed--> Running     '--Failed--> process ends
 /// stop, Ctrl-C: any --> Stopped (process ends)
 /// </code>
 /// </summary>
@@ -56,6 +58,8 @@ internal sealed partial class MachineProcess : IDisposable
         Receiving,
         Measuring,
         Migrating,
+        Saving,
+        Restoring,
         Moved,
         Unknown,
         Stopped,
@@ -132,6 +136,7 @@ internal sealed partial class MachineProcess : IDisposable
         }
 
         CancelMigration(TimeSpan.FromSeconds(5));
+        AwaitEndOfSave();
         EndMeasuring();
         MachineState state;
         lock (_gate)
@@ -148,6 +153,8 @@ internal sealed partial class MachineProcess : IDisposable
             return ExitCode.StateUnknown;
         }
 
+        if (state == MachineState.Saving)
+            return TellUnendedSave();
         if (state == MachineState.Moved)
         {
             _terminal.Note($"{_name} has moved away.");
@@ -171,6 +178,9 @@ internal sealed partial class MachineProcess : IDisposable
                 break;
             case "migrate":
                 Migrate(request, channel);
+                break;
+            case "snapshot-save":
+                SaveSnapshot(request, channel);
                 break;
             case "dirty-rate":
                 JsonObject rate = MeasureDirtyRate(request);
@@ -196,7 +206,7 @@ internal sealed partial class MachineProcess : IDisposable
                 _stopAsked = true;
                 bool isReceiving;
                 lock (_gate)
-                    isReceiving = _state == MachineState.Receiving;
+                    isReceiving = _state is MachineState.Receiving or MachineState.Restoring;
                 // ORDER: a receiver's process ends as soon as it is cancelled, so it is answered before.
                 if (isReceiving)
                     channel.Send(new JsonObject { ["done"] = true });
@@ -342,7 +352,7 @@ internal sealed partial class MachineProcess : IDisposable
         {
             receiving = _state == MachineState.Receiving;
             if (_migrationCancel is null)
-                throw new CommandFailure($"{_name} is not being migrated.");
+                throw new CommandFailure($"{_name} is not being migrated or saved.");
         }
 
         CancelMigration(TimeSpan.FromSeconds(10));
@@ -350,6 +360,8 @@ internal sealed partial class MachineProcess : IDisposable
         {
             if (!receiving && _lastResult is MigrationResult.Completed or MigrationResult.StateUnknown)
                 throw new CommandFailure($"Too late to cancel: {_name} was handed over already.");
+            if (_state == MachineState.Saving)
+                throw new CommandFailure($"The save of {_name} has not ended yet; `tidemark status {_name}` shows where it is.", ExitCode.Inconclusive);
             if (_state == MachineState.Migrating)
                 throw new CommandFailure($"The migration of {_name} has not ended yet; `tidemark status {_name}` shows where it is.", ExitCode.Inconclusive);
         }
@@ -378,6 +390,7 @@ internal sealed partial class MachineProcess : IDisposable
             status["state"] = _state.ToString().ToLowerInvariant();
             status["listening"] = _listening;
             status["migration"] = _progress?.ToJson();
+            status["snapshot"] = _snapshotProgress?.ToJson();
         }
 
         return status;

@@ -36,7 +36,7 @@ public interface ISourceMachine
 
     /// <summary>
     /// Pages that may hold something else than zeros. The others were never touched: they are not read, because a look
-    /// would give them memory. Asked when tracking is on.
+    /// would give them memory. Asked when tracking is on, after the harvest that pass 0 is made of.
     /// </summary>
     PageBitmap FindTouchedPages();
 

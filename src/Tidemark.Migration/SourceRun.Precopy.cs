@@ -59,6 +59,8 @@ internal sealed partial class SourceRun
             _moveBegan = _time.GetTimestamp();
         _harvestEvery = _policy.FirstHarvestEvery;
         Harvest();
+        if (_nextPass == 0)
+            _holes = FindHoles();
         while (true)
         {
             IReadOnlyList<DirtyCount> sources = _nextPass == 0 ? [] : _sources;
@@ -89,6 +91,17 @@ internal sealed partial class SourceRun
             // At most the pass that is being sent and the one before are not acknowledged.
             AwaitAcknowledgements(keep: 1);
         }
+    }
+
+    /// <summary>
+    /// Pages that were never touched. ORDER: after the harvest that becomes pass 0. What is touched later is in the next
+    /// harvest; what was touched between an earlier look and that harvest would count as a hole in the only pass that has it.
+    /// </summary>
+    private PageBitmap FindHoles()
+    {
+        PageBitmap holes = _machine.Memory.AllPages();
+        holes.AndNot(_machine.FindTouchedPages());
+        return holes;
     }
 
     private ConvergenceDecision Decide(PassReport pass, PassWork work, TimeSpan interval)

@@ -88,8 +88,12 @@ public sealed class FakeSourceMachine : ISourceMachine, IDisposable
     /// <summary>Pages that the machine says it never touched.</summary>
     public List<PageRun> Holes { get; } = [];
 
+    /// <summary>Called right before the pages are looked at.</summary>
+    public Action? OnFindTouched { get; set; }
+
     public PageBitmap FindTouchedPages()
     {
+        OnFindTouched?.Invoke();
         PageBitmap pages = Memory.AllPages();
         foreach (PageRun hole in Holes)
             pages.ClearRange(hole.FirstPage, hole.Count);

@@ -56,7 +56,8 @@ public sealed record MigrationOptions
     internal ConvergenceOptions Convergence => new()
     {
         DowntimeLimit = DowntimeLimit,
-        MaximumPasses = MaximumPasses,
+        // LIMIT: who waits for an operator goes on for hours, at two passes a second.
+        MaximumPasses = SwitchoverGate is null ? MaximumPasses : 100_000,
         Timeout = Timeout,
         WhenStuck = WhenStuck,
         LimitCeiling = LimitCeiling < DowntimeLimit ? DowntimeLimit : LimitCeiling,

@@ -182,7 +182,7 @@ internal sealed partial class SourceRun
     /// <summary>Whether parts on both sides agree to the stop; if not, another pass follows.</summary>
     private bool IsReadyToStop(int pass)
     {
-        if (pass + 1 < _options.MaximumPasses && !_parts.TrueForAll(part => part.Estimate().InitialBytes == 0))
+        if (pass + 1 < _options.Convergence.MaximumPasses && !_parts.TrueForAll(part => part.Estimate().InitialBytes == 0))
         {
             // A device began anew since it was asked: what was sent of it is void, and it is given another pass.
             Decided("The switchover waits: a device has new initial state to send.");

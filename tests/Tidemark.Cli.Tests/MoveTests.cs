@@ -200,6 +200,29 @@ public sealed class MoveTests
     }
 
     [Fact]
+    public void A_machine_waits_for_the_moment_that_an_operator_chooses()
+    {
+        using var scene = new Scene();
+        scene.StartMachine("busy.json");
+        (_, string address) = scene.StartReceiver("busy.json");
+        scene.Expect(1, "switchover", "busy");
+        CommandLine migrate = StartEndlessMigration(scene, address);
+        Assert.Equal("migrating", (string?)scene.Status("busy")["state"]);
+        scene.Expect(0, "switchover", "busy");
+        Assert.Equal(0, migrate.WaitForEnd());
+        Assert.Equal("completed", (string?)JsonNode.Parse(migrate.Output)!["outcome"]);
+    }
+
+    [Fact]
+    public void Nothing_is_resolved_that_is_not_unknown()
+    {
+        using var scene = new Scene();
+        scene.StartMachine("quiet.json");
+        Assert.Contains("nothing to resolve", scene.Expect(1, "resolve", "quiet").Error, StringComparison.Ordinal);
+        scene.Expect(64, "resolve", "quiet", "--run-here", "--moved");
+    }
+
+    [Fact]
     public void Names_are_taken_once_and_a_stopped_machine_leaves_no_socket()
     {
         using var scene = new Scene();
@@ -213,7 +236,8 @@ public sealed class MoveTests
 
     private static CommandLine StartEndlessMigration(Scene scene, string address)
     {
-        CommandLine migrate = scene.Start("migrate", "busy", address, "--downtime-limit", "1", "--json");
+        // Nobody gives the moment of the switchover free.
+        CommandLine migrate = scene.Start("migrate", "busy", address, "--pause-before-switchover", "--json");
         Scene.WaitFor(migrate, () => migrate.Error.Contains("pass  0", StringComparison.Ordinal));
         return migrate;
     }

@@ -28,6 +28,13 @@ public sealed class Hwpt : IDirtyTable, IDisposable
         Flags = flags;
     }
 
+    /// <summary>Goes on with a page table that another process made and that does not track.</summary>
+    public static Hwpt Adopt(Ioas ioas, uint id, IommuHwptAllocFlags flags)
+    {
+        ArgumentNullException.ThrowIfNull(ioas);
+        return new Hwpt(ioas, id, flags);
+    }
+
     public Ioas Ioas { get; }
 
     public uint Id { get; }

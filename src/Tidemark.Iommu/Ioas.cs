@@ -35,6 +35,18 @@ public sealed class Ioas : IDisposable
         Id = id;
     }
 
+    /// <summary>Goes on with an address space that another process made in the same iommufd.</summary>
+    /// <param name="areas">All that is mapped in it: the kernel does not tell.</param>
+    public static Ioas Adopt(Iommufd iommufd, uint id, IReadOnlyList<MappedArea> areas)
+    {
+        ArgumentNullException.ThrowIfNull(iommufd);
+        ArgumentNullException.ThrowIfNull(areas);
+        var adopted = new Ioas(iommufd, id);
+        foreach (MappedArea area in areas)
+            adopted._areas.Add(area);
+        return adopted;
+    }
+
     public Iommufd Iommufd { get; }
 
     public uint Id { get; }

@@ -89,6 +89,27 @@ public sealed class Iommufd : IDisposable
             vendorData.Bytes(0, length).ToArray());
     }
 
+    /// <summary>
+    /// Makes the calling process the one that is charged for the pinned pages of every address space of this iommufd.
+    /// Nothing is unmapped, and devices do not notice.
+    /// </summary>
+    /// <exception cref="KernelException">Refused; nothing changed. The remedy says what stands in the way.</exception>
+    public void ChangeProcess()
+    {
+        IommuIoasChangeProcess argument = IommuIoasChangeProcess.Create();
+        SyscallResult result = Kernel.Ioctl(Fd, ref argument);
+        if (result.Succeeded)
+            return;
+        throw new KernelException("Moving the iommufd's pinned pages to this process", result.Errno, result.Errno switch
+        {
+            Errno.EINVAL => "Memory is mapped that is no file's, as everything is before Linux 6.13: only IOMMU_IOAS_MAP_FILE "
+                + "outlives a process.",
+            Errno.ENOMEM => "This process may not pin that much: raise its limit of locked memory (RLIMIT_MEMLOCK).",
+            Errno.ENOTTY => "The kernel predates IOMMU_IOAS_CHANGE_PROCESS (Linux 6.13).",
+            _ => null,
+        });
+    }
+
     /// <summary>Closes the descriptor. Objects of this context that still exist go with it.</summary>
     public void Dispose() => Fd.Dispose();
 

@@ -103,6 +103,13 @@ public sealed class VfioDevice : IDisposable
         return new VfioDevice(fd, name, isMdev);
     }
 
+    /// <summary>Goes on with a device that another process opened and bound to its iommufd.</summary>
+    public static VfioDevice Adopt(KernelFd fd, string name, uint deviceId, bool isMdev)
+    {
+        ArgumentNullException.ThrowIfNull(fd);
+        return new VfioDevice(fd, name, isMdev) { DeviceId = deviceId };
+    }
+
     /// <summary>Binds the device to an iommufd, once and for good.</summary>
     /// <exception cref="KernelException">Refused; the device is as before.</exception>
     public uint BindIommufd(Iommufd iommufd)

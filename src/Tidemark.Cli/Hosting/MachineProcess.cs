@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
 using Tidemark.Cli.Control;
 using Tidemark.Cli.Output;
+using Tidemark.Kernel;
 using Tidemark.Machine;
 using Tidemark.Machine.Transport;
 using Tidemark.Migration;
@@ -14,11 +15,12 @@ namespace Tidemark.Cli.Hosting;
 ///                           ^ ^--dirty-rate--> Measuring --done, or a migration is asked for--> Running
 ///                           |                    |--Cancelled, Failed--> Running
 ///                           |                    '--StateUnknown------> Unknown (stands still, an operator decides)
+/// hand-over: Running --> Updating --taken--> Moved (process ends)  '--not taken--> Running
 /// receive:  Receiving --Completed--> Running     '--Failed--> process ends
 /// stop, Ctrl-C: any --> Stopped (process ends)
 /// </code>
 /// </summary>
-internal sealed class MachineProcess : IDisposable
+internal sealed partial class MachineProcess : IDisposable
 {
     /// <summary>LIMIT: an address that swallows packets is given up; a host that is merely very busy is not.</summary>
     private static readonly TimeSpan ConnectLimit = TimeSpan.FromSeconds(20);
@@ -26,6 +28,7 @@ internal sealed class MachineProcess : IDisposable
     private readonly Lock _gate = new();
     private readonly string _name;
     private readonly GuestMachine _machine;
+    private readonly IKernel _kernel;
     private readonly Terminal _terminal;
     private readonly MigrationFaults _faults;
     private readonly ManualResetEventSlim _ended = new();
@@ -39,8 +42,10 @@ internal sealed class MachineProcess : IDisposable
     private ControlServer? _server;
     private volatile bool _stopAsked;
 
-    public MachineProcess(string name, GuestMachine machine, Terminal terminal, MigrationFaults faults)
+    /// <param name="kernel">The machine's.</param>
+    public MachineProcess(string name, GuestMachine machine, IKernel kernel, Terminal terminal, MigrationFaults faults)
     {
+        _kernel = kernel;
         _name = name;
         _machine = machine;
         _terminal = terminal;
@@ -54,6 +59,7 @@ internal sealed class MachineProcess : IDisposable
         Receiving,
         Measuring,
         Migrating,
+        Updating,
         Moved,
         Unknown,
         Stopped,
@@ -169,6 +175,9 @@ internal sealed class MachineProcess : IDisposable
                 JsonObject rate = MeasureDirtyRate(request);
                 rate["done"] = true;
                 channel.Send(rate);
+                break;
+            case "hand-over":
+                HandOver(request, channel);
                 break;
             case "cancel":
                 CancelOnRequest();

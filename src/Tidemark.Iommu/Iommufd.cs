@@ -48,6 +48,7 @@ public sealed class Iommufd : IDisposable
             throw new KernelException($"Opening {path}", result.Errno, remedy);
         }
 
+        StepEvents.Log.IommufdOpened(path, (int)result.Value);
         return new Iommufd(new KernelFd(kernel, checked((int)result.Value)));
     }
 
@@ -56,6 +57,7 @@ public sealed class Iommufd : IDisposable
     public static Iommufd FromFd(KernelFd fd)
     {
         ArgumentNullException.ThrowIfNull(fd);
+        StepEvents.Log.IommufdOpened("handed in", fd.Number);
         return new Iommufd(fd);
     }
 
@@ -65,6 +67,7 @@ public sealed class Iommufd : IDisposable
     {
         IommuIoasAlloc argument = IommuIoasAlloc.Create();
         Kernel.Ioctl(Fd, ref argument).ThrowIfFailed("Allocating an IOAS");
+        StepEvents.Log.IoasAllocated(Fd.Number, argument.OutIoasId);
         return new Ioas(this, argument.OutIoasId);
     }
 
@@ -80,6 +83,13 @@ public sealed class Iommufd : IDisposable
         IommuHwInfo argument = IommuHwInfo.Create(
             deviceId, vendorData.Address.Value, HostIommuCaps.MaximumVendorDataLength);
         SyscallResult result = Kernel.Ioctl(Fd, ref argument);
+        if (StepEvents.Log.IsEnabled())
+        {
+            StepEvents.Log.HardwareDescribed(
+                deviceId, argument.OutDataType.ToString(), (ulong)argument.OutCapabilities, argument.OutMaxPasidLog2,
+                StepEvents.Outcome(result));
+        }
+
         if (result.Errno is Errno.ENOTTY or Errno.EOPNOTSUPP)
             return HostIommuCaps.Unknown;
         result.ThrowIfFailed($"Asking about the IOMMU before device id {deviceId}");
@@ -98,6 +108,7 @@ public sealed class Iommufd : IDisposable
     {
         IommuIoasChangeProcess argument = IommuIoasChangeProcess.Create();
         SyscallResult result = Kernel.Ioctl(Fd, ref argument);
+        StepEvents.Log.ProcessChanged(Fd.Number, StepEvents.Outcome(result));
         if (result.Succeeded)
             return;
         throw new KernelException("Moving the iommufd's pinned pages to this process", result.Errno, result.Errno switch
@@ -119,7 +130,9 @@ public sealed class Iommufd : IDisposable
         if (Fd.IsClosed)
             return;
         IommuDestroy argument = IommuDestroy.Create(id);
-        if (!Kernel.Ioctl(Fd, ref argument).Succeeded)
+        SyscallResult result = Kernel.Ioctl(Fd, ref argument);
+        StepEvents.Log.ObjectDestroyed(id, StepEvents.Outcome(result));
+        if (!result.Succeeded)
             Interlocked.Increment(ref _failedDestroyCount);
     }
 }

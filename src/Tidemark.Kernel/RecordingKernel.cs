@@ -147,12 +147,12 @@ public sealed class RecordingKernel : IKernel
 
     public SyscallResult Userfaultfd(uint flags) => Record(Begin(), "userfaultfd", [flags], _inner.Userfaultfd(flags));
 
-    // Between two processes, which no recording of one can repeat.
+    // What goes between two processes is no answer of the kernel: only how much moved is kept.
     public SyscallResult SendRights(int socket, ReadOnlySpan<byte> bytes, ReadOnlySpan<int> descriptors) =>
-        _inner.SendRights(socket, bytes, descriptors);
+        Record(Begin(), "sendmsg", [socket, descriptors.Length], _inner.SendRights(socket, bytes, descriptors));
 
     public SyscallResult ReceiveRights(int socket, Span<byte> bytes, Span<int> descriptors) =>
-        _inner.ReceiveRights(socket, bytes, descriptors);
+        Record(Begin(), "recvmsg", [socket, descriptors.Length], _inner.ReceiveRights(socket, bytes, descriptors));
 
     private static byte[] Filled(ReadOnlySpan<byte> buffer, SyscallResult result) =>
         result.Succeeded ? buffer[..(int)Math.Min(result.Value, buffer.Length)].ToArray() : [];

@@ -36,6 +36,8 @@ public sealed class AssignedDevice : IDisposable
         Attachment = attachment;
         Options = options;
         Tracker = TrackerChoice.Choose(attachment, options.LogUse);
+        if (StepEvents.Log.IsEnabled())
+            StepEvents.Log.TrackerChosen(device.Name, Tracker.Kind.ToString(), Tracker.Reason);
         _migration = migration;
         MigrationLack = migrationLack;
         Migratable = migration is null ? null : new VfioMigratable(device.Name, migration);

@@ -107,7 +107,7 @@ public sealed class GuestIommu : IMigratable
     internal void Adopt(ReadOnlySpan<byte> state) =>
         Load(state, static (endpoint, mode, mappings) => endpoint.Adopt(mode, mappings));
 
-    private void Load(ReadOnlySpan<byte> state, Action<GuestIommuEndpoint, EndpointMode, GuestMapping[]> apply)
+    private void Load(ReadOnlySpan<byte> state, Action<GuestIommuEndpoint, EndpointMode, IReadOnlyList<GuestMapping>> apply)
     {
         var reader = new PartStateReader(state, Mark, Version);
         uint endpoints = reader.U32();
@@ -119,13 +119,14 @@ public sealed class GuestIommu : IMigratable
             uint count = reader.U32();
             if (reader.Failed || !Enum.IsDefined(mode) || count > MaximumMappings)
                 throw new InvalidDataException($"The virtual IOMMU's state for {endpoint.Name} is damaged.");
-            var mappings = new GuestMapping[count];
+            // Grows with what there is, not with what a number says.
+            var mappings = new List<GuestMapping>();
             for (uint index = 0; index < count; index++)
             {
                 ulong iova = reader.U64(), guest = reader.U64(), length = reader.U64();
                 if (reader.Failed)
                     throw new InvalidDataException($"The virtual IOMMU's state for {endpoint.Name} is cut short.");
-                mappings[index] = new GuestMapping(new Iova(iova), new GuestPhysicalAddress(guest), length);
+                mappings.Add(new GuestMapping(new Iova(iova), new GuestPhysicalAddress(guest), length));
             }
 
             apply(endpoint, mode, mappings);
@@ -258,7 +259,7 @@ public sealed class GuestIommuEndpoint
     }
 
     /// <summary>Goes on with what is mapped already.</summary>
-    internal void Adopt(EndpointMode mode, GuestMapping[] mappings)
+    internal void Adopt(EndpointMode mode, IReadOnlyList<GuestMapping> mappings)
     {
         lock (_gate)
         {

@@ -7,6 +7,7 @@ string[] rest = [.. args.Where(argument => argument != "--json")];
 return rest switch
 {
     ["kernels"] => KernelsBench.Run(json),
+    ["pipeline"] => PipelineBench.Run(json),
     ["soft"] => SoftBench.Run(json),
     ["migrate", ..] => MigrateBench.Run(rest[1..], json),
     // The two sides of plain loopback, started by `migrate`.
@@ -22,9 +23,11 @@ static int Count(string text) => int.Parse(text, CultureInfo.InvariantCulture);
 static int Usage()
 {
     Console.Error.WriteLine("Usage: Tidemark.Bench kernels [--json]");
+    Console.Error.WriteLine("       Tidemark.Bench pipeline [--json]");
     Console.Error.WriteLine("       Tidemark.Bench soft [--json]");
     Console.Error.WriteLine("       Tidemark.Bench migrate [--memory 4GiB] [--channels 2] [--pairs 7] [--json]");
     Console.Error.WriteLine("  kernels   zero-page test, clean bitmap scan and page hash against plain reading");
+    Console.Error.WriteLine("  pipeline  merging dirty bitmaps of 1 TiB and cutting them into runs against the same in C (needs gcc)");
     Console.Error.WriteLine("  soft      DMA through the soft kernel's IOMMU and its dirty bits against plain copying and reading");
     Console.Error.WriteLine("  migrate   the first pass of a migration against plain TCP between two processes");
     return 64;

@@ -28,6 +28,8 @@ internal static class Program
             RunCommand.CreateReceive(runner),
             MigrateCommand.Create(runner),
             MachineCommands.Status(runner),
+            MachineCommands.Switchover(runner),
+            ResolveCommand.Create(runner),
             DirtyRateCommand.Create(runner),
             MachineCommands.List(runner),
             MachineCommands.Cancel(runner),
@@ -35,6 +37,7 @@ internal static class Program
             CheckCommand.Create(runner),
             ConformCommand.Create(runner),
             ReplayCommand.Create(runner),
+            CertificatesCommand.Create(runner),
             VersionCommand.Create(runner),
         };
         options.AddTo(root);

@@ -33,9 +33,10 @@ public sealed record DirtyRate(TimeSpan Duration, IReadOnlyList<DirtyCount> Sour
             long start = Stopwatch.GetTimestamp();
             cancellation.WaitHandle.WaitOne(period);
             DirtyLease lease = machine.DirtyTracker.Harvest();
+            var rate = new DirtyRate(Stopwatch.GetElapsedTime(start), lease.BySource, lease.PageCount);
             // Nobody has or wants these pages: a migration begins with all of them.
             lease.Commit();
-            return new DirtyRate(Stopwatch.GetElapsedTime(start), lease.BySource, lease.PageCount);
+            return rate;
         }
         finally
         {

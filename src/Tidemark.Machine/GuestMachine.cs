@@ -131,6 +131,22 @@ public sealed partial class GuestMachine : ISourceMachine, IDestinationMachine, 
         return HostLimits.FindMemoryShortage(_sysfs, Memory.ByteLength - touched, "Looking at every page of the machine");
     }
 
+    /// <summary>
+    /// The pages that have content; all others read as zeros and are best left alone, because reading allocates them.
+    /// A bitmap of the caller's own. To be asked when tracking is on: what is touched later, the sources see.
+    /// </summary>
+    public PageBitmap FindTouchedPages()
+    {
+        PageBitmap touched = _memoryFile.FindTouched(out string? reason);
+        TouchedPagesDoubt = reason;
+        return touched;
+    }
+
+    /// <summary>
+    /// Why the last <see cref="FindTouchedPages"/> had to count holes as touched, or null when it had not.
+    /// </summary>
+    public string? TouchedPagesDoubt { get; private set; }
+
     /// <summary>Why part of the workload ended by itself, or null.</summary>
     public string? WorkloadFailure => _workload.Failure;
 
@@ -191,6 +207,20 @@ public sealed partial class GuestMachine : ISourceMachine, IDestinationMachine, 
                 SetHugePages(allowed: true);
         }
     }
+
+    /// <inheritdoc/>
+    public void Populate(PageRun pages)
+    {
+        MemorySlot slot = Memory.Cut(new GuestPhysicalAddress(pages.FirstPage << GuestPage.Shift), pages.Count << GuestPage.Shift);
+        // A refusal costs time only: the pages get their memory when they are written.
+        _kernel.Madvise(slot.Host.Value, slot.ByteLength, MemoryAdvice.PopulateWrite);
+    }
+
+    /// <inheritdoc/>
+    public bool CanThrottle => Processor.Writes;
+
+    /// <inheritdoc/>
+    public void Throttle(int percent) => Processor.ThrottlePercent = percent;
 
     public void StopWorkload() => _workload.Pause();
 

@@ -69,6 +69,20 @@ public sealed class GuestMemoryFile : IDisposable
         }
     }
 
+    /// <summary>
+    /// The pages whose place in the memory file is not a hole. All others read as zeros, and are best not read: a read
+    /// through the mapping allocates the page. Pages touched meanwhile may be missing: a migration asks when tracking
+    /// of writes is on.
+    /// </summary>
+    /// <remarks>
+    /// lseek(2) moves the file's offset, which every duplicate of the descriptor shares. Harmless here: nobody reads or
+    /// writes this file at its offset (it is mapped, here and by devices), and both questions name their own place, so
+    /// that two callers do not disturb each other either.
+    /// </remarks>
+    /// <param name="reason">Why pages count as touched that may be holes; null when every page was told apart.</param>
+    public PageBitmap FindTouched(out string? reason) => TouchedPages.Find(
+        Memory, (offset, whence) => File.Kernel.Lseek(File.Number, offset, whence), TouchedPages.MaximumStretches, out reason);
+
     public void Dispose()
     {
         _mappings.ForEach(mapping => mapping.Dispose());

@@ -5,51 +5,105 @@ using System.Runtime.Intrinsics;
 namespace Tidemark.Memory;
 
 /// <summary>
-/// The loops over bitmap words, at memory bandwidth, nothing allocated. Lengths of both operands are equal.
+/// The loops over bitmap words, at memory bandwidth, nothing allocated. Lengths of both operands are equal. The wide
+/// forms are in BitmapKernels.Unsafe.cs.
 /// </summary>
-public static class BitmapKernels
+/// <remarks>
+/// What is empty is only read: memory of which most is clean costs one read, and no line of it is written back.
+/// </remarks>
+public static partial class BitmapKernels
 {
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    /// <summary>Adds every bit of the source to the target.</summary>
     public static void Or(Span<ulong> target, ReadOnlySpan<ulong> source)
     {
         ArgumentOutOfRangeException.ThrowIfNotEqual(source.Length, target.Length);
-        int index = 0;
-        if (Vector512.IsHardwareAccelerated)
-        {
-            for (; index <= target.Length - Vector512<ulong>.Count; index += Vector512<ulong>.Count)
-            {
-                Span<ulong> part = target[index..];
-                (Vector512.Create<ulong>(part) | Vector512.Create(source[index..])).CopyTo(part);
-            }
-        }
-
-        for (; index <= target.Length - Vector256<ulong>.Count; index += Vector256<ulong>.Count)
-        {
-            Span<ulong> part = target[index..];
-            (Vector256.Create<ulong>(part) | Vector256.Create(source[index..])).CopyTo(part);
-        }
-
-        for (; index < target.Length; index++)
-            target[index] |= source[index];
+        OrWide(target, source);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static ulong CountSet(ReadOnlySpan<ulong> words)
+    public static void And(Span<ulong> target, ReadOnlySpan<ulong> source)
     {
-        ulong a = 0, b = 0, c = 0, d = 0;
+        ArgumentOutOfRangeException.ThrowIfNotEqual(source.Length, target.Length);
         int index = 0;
-        for (; index <= words.Length - 4; index += 4)
+        for (; index <= target.Length - Vector256<ulong>.Count; index += Vector256<ulong>.Count)
         {
-            ReadOnlySpan<ulong> part = words.Slice(index, 4);
-            a += (ulong)BitOperations.PopCount(part[0]);
-            b += (ulong)BitOperations.PopCount(part[1]);
-            c += (ulong)BitOperations.PopCount(part[2]);
-            d += (ulong)BitOperations.PopCount(part[3]);
+            Span<ulong> part = target[index..];
+            (Vector256.Create<ulong>(part) & Vector256.Create(source[index..])).CopyTo(part);
         }
 
-        for (; index < words.Length; index++)
-            a += (ulong)BitOperations.PopCount(words[index]);
-        return a + b + c + d;
+        for (; index < target.Length; index++)
+            target[index] &= source[index];
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void AndNot(Span<ulong> target, ReadOnlySpan<ulong> source)
+    {
+        ArgumentOutOfRangeException.ThrowIfNotEqual(source.Length, target.Length);
+        int index = 0;
+        for (; index <= target.Length - Vector256<ulong>.Count; index += Vector256<ulong>.Count)
+        {
+            Span<ulong> part = target[index..];
+            (Vector256.Create<ulong>(part) & ~Vector256.Create(source[index..])).CopyTo(part);
+        }
+
+        for (; index < target.Length; index++)
+            target[index] &= ~source[index];
+    }
+
+    /// <summary>
+    /// Adds every bit of the source to the target and clears the source, in one trip: what a harvest does with its
+    /// sources.
+    /// </summary>
+    /// <returns>How many bits the source had.</returns>
+    public static ulong Move(Span<ulong> target, Span<ulong> source)
+    {
+        ArgumentOutOfRangeException.ThrowIfNotEqual(source.Length, target.Length);
+        return SupportsCount512 ? Move512(target, source) : MoveScalar(target, source);
+    }
+
+    /// <summary>Clears every bit; what is clear already is only read.</summary>
+    public static void Clear(Span<ulong> words) => ClearWide(words);
+
+    /// <summary>Clears a range of bits, which must be there.</summary>
+    public static void ClearRange(Span<ulong> words, ulong firstPage, ulong count)
+    {
+        if (count == 0)
+            return;
+        ulong last = checked(firstPage + (count - 1));
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(last, (ulong)words.Length * 64, nameof(count));
+        int firstWord = (int)(firstPage >> 6);
+        int lastWord = (int)(last >> 6);
+        ulong head = ulong.MaxValue << (int)(firstPage & 63);
+        ulong tail = ulong.MaxValue >> (63 - (int)(last & 63));
+        if (firstWord == lastWord)
+        {
+            words[firstWord] &= ~(head & tail);
+            return;
+        }
+
+        words[firstWord] &= ~head;
+        words[(firstWord + 1)..lastWord].Clear();
+        words[lastWord] &= ~tail;
+    }
+
+    public static ulong CountSet(ReadOnlySpan<ulong> words) =>
+        SupportsCount512 ? CountSet512(words) : CountSetScalar(words);
+
+    /// <summary>Bits that are set in at least one of the two.</summary>
+    public static ulong CountUnion(ReadOnlySpan<ulong> left, ReadOnlySpan<ulong> right)
+    {
+        ArgumentOutOfRangeException.ThrowIfNotEqual(right.Length, left.Length);
+        ulong count = 0;
+        for (int index = 0; index < left.Length; index++)
+            count += (ulong)BitOperations.PopCount(left[index] | right[index]);
+        return count;
+    }
+
+    /// <summary>Index of the first word that is not 0, or -1.</summary>
+    public static int IndexOfNonZero(ReadOnlySpan<ulong> words)
+    {
+        int index = SkipZeros(words, 0);
+        return index < words.Length ? index : -1;
     }
 
     /// <summary>See <see cref="PageBitmap.TryNextRun"/>.</summary>
@@ -64,10 +118,9 @@ public static class BitmapKernels
         ulong word = words[index] & (ulong.MaxValue << (int)(fromPage & 63));
         if (word == 0)
         {
-            int skipped = IndexOfNonZero(words[(index + 1)..]);
-            if (skipped < 0)
+            index = SkipZeros(words, index + 1);
+            if (index == words.Length)
                 return false;
-            index += 1 + skipped;
             word = words[index];
         }
 
@@ -91,43 +144,23 @@ public static class BitmapKernels
         return true;
     }
 
-    /// <summary>Index of the first word that is not 0, or -1.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static int IndexOfNonZero(ReadOnlySpan<ulong> words)
+    /// <summary>
+    /// Lists the next runs at or after a page, in order: <see cref="TryNextRun"/> many times over, at a fraction of its
+    /// cost where runs are short.
+    /// </summary>
+    /// <param name="words">Reach at least to <paramref name="pageCount"/>.</param>
+    /// <param name="pageCount">Bits from here on do not count; a run ends here at the latest.</param>
+    /// <param name="fromPage">
+    /// Where to begin. Becomes the page after the last run listed; or <paramref name="pageCount"/> when there is none
+    /// behind it.
+    /// </param>
+    /// <param name="into">Filled from its beginning.</param>
+    /// <returns>How many runs were listed; fewer than <paramref name="into"/> holds: no more are left.</returns>
+    public static int ListRuns(ReadOnlySpan<ulong> words, ulong pageCount, ref ulong fromPage, Span<PageRun> into)
     {
-        int index = 0;
-        // Four vectors a turn: an idle terabyte is 32 MiB of zeros, read at memory bandwidth.
-        if (Vector512.IsHardwareAccelerated)
-        {
-            const int Turn = 32;
-            for (; index <= words.Length - Turn; index += Turn)
-            {
-                ReadOnlySpan<ulong> part = words.Slice(index, Turn);
-                Vector512<ulong> any = Vector512.Create(part) | Vector512.Create(part[8..])
-                    | Vector512.Create(part[16..]) | Vector512.Create(part[24..]);
-                if (any != Vector512<ulong>.Zero)
-                    break;
-            }
-        }
-        else
-        {
-            const int Turn = 16;
-            for (; index <= words.Length - Turn; index += Turn)
-            {
-                ReadOnlySpan<ulong> part = words.Slice(index, Turn);
-                Vector256<ulong> any = Vector256.Create(part) | Vector256.Create(part[4..])
-                    | Vector256.Create(part[8..]) | Vector256.Create(part[12..]);
-                if (any != Vector256<ulong>.Zero)
-                    break;
-            }
-        }
-
-        for (; index < words.Length; index++)
-        {
-            if (words[index] != 0)
-                return index;
-        }
-
-        return -1;
+        if (fromPage >= pageCount || into.IsEmpty)
+            return 0;
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(pageCount, (ulong)words.Length * 64, nameof(pageCount));
+        return ListRunsWide(words, pageCount, ref fromPage, into);
     }
 }

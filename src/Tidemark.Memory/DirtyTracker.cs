@@ -7,29 +7,38 @@ namespace Tidemark.Memory;
 /// Invariant: a page is, at each instant, clean at the destination's knowledge, or marked in a source, or in the
 /// pending set, or in a live <see cref="DirtyLease"/>. Harvest moves bits source to lease, a lease that is not
 /// committed moves them back to pending, and the next harvest takes pending along. One harvest at a time; leases may be
-/// returned from any thread. Writers may come and go while tracking is on (<see cref="Add"/>, <see cref="Remove"/>), and
-/// what is mapped for them may change (<see cref="Change"/>): each between two harvests, never inside one.
+/// returned from any thread, and wait for a harvest that is under way. Writers may come and go while tracking is on
+/// (<see cref="Add"/>, <see cref="Remove"/>), and what is mapped for them may change (<see cref="Change"/>): each between two harvests, never inside one.
+/// A harvest allocates nothing: bitmaps of ended leases are used again, and every one of them is empty while nobody has
+/// it. The cost of a harvest is one trip over each source's bits, of which empty parts are only read.
 /// </remarks>
 public sealed class DirtyTracker
 {
     /// <summary>What reports call the pages that <see cref="Change"/> and <see cref="Remove"/> brought.</summary>
     private const string ChangesName = "what came and went";
 
+    /// <summary>LIMIT: leases that live at a time in a migration; more only grow the list of free ones.</summary>
+    private const int UsualLeases = 3;
+
     private readonly Lock _gate = new();
     private IDirtySource[] _sources;
     private readonly PageBitmap _pending;
     private readonly PageBitmap _scratch;
     private readonly PageBitmap _changed;
+    private readonly Stack<DirtyLeaseSlot> _free;
     private bool _started;
+    private ulong _session;
 
     /// <param name="pageCount">Guest pages from guest-physical 0 to the end of the last slot.</param>
     public DirtyTracker(ulong pageCount, IReadOnlyList<IDirtySource> sources)
     {
+        ArgumentNullException.ThrowIfNull(sources);
         PageCount = pageCount;
         _sources = [.. sources];
         _pending = new PageBitmap(pageCount);
         _scratch = new PageBitmap(pageCount);
         _changed = new PageBitmap(pageCount);
+        _free = new Stack<DirtyLeaseSlot>(UsualLeases);
     }
 
     public ulong PageCount { get; }
@@ -43,7 +52,10 @@ public sealed class DirtyTracker
     }
 
     /// <summary>
-    /// Starts every source. If one fails, exactly those already started are stopped again, and it throws.
+    /// Starts every source, and keeps nothing from before: what was pending is dropped, and a lease of an earlier
+    /// session that ends later gives nothing back. Whoever starts sends everything first, or names it with
+    /// <see cref="AddPending(PageBitmap)"/>.
+    /// If a source fails, exactly those already started are stopped again, and it throws.
     /// </summary>
     public void Start()
     {
@@ -67,6 +79,8 @@ public sealed class DirtyTracker
 
             _pending.Clear();
             _changed.Clear();
+            _scratch.Clear();
+            _session++;
             _started = true;
         }
     }
@@ -104,40 +118,51 @@ public sealed class DirtyTracker
         {
             if (!_started)
                 throw new InvalidOperationException("Dirty tracking is off; there is nothing to harvest.");
-            var union = new PageBitmap(PageCount);
-            var bySource = new List<DirtyCount>(_sources.Length + 1);
+            DirtyLeaseSlot lease = _free.Count > 0 ? _free.Pop() : new DirtyLeaseSlot(this, PageCount);
             try
             {
-                for (int index = 0; index < _sources.Length; index++)
-                {
-                    _scratch.Clear();
-                    try
-                    {
-                        _sources[index].Harvest(_scratch);
-                    }
-                    finally
-                    {
-                        union.Or(_scratch);
-                    }
-
-                    bySource.Add(Describe(_sources[index].Name, _sources[index].Kind, _scratch));
-                }
+                foreach (IDirtySource source in _sources)
+                    lease.Harvest(source, _scratch);
             }
             catch
             {
-                // The kernel has cleared what was read: only `union` knows it now, so it becomes pending.
-                _pending.Or(union);
+                // The kernel has cleared what was read: only the lease knows it now, so it becomes pending.
+                _pending.Or(lease.Words);
+                lease.Reset();
+                _free.Push(lease);
                 throw;
             }
 
-            DirtyCount changes = Describe(ChangesName, DirtySourceKind.Changes, _changed);
-            if (changes.PageCount > 0)
-                bySource.Add(changes);
-            union.Or(_changed);
-            _changed.Clear();
-            union.Or(_pending);
-            _pending.Clear();
-            return new DirtyLease(this, union, bySource);
+            // Where nothing came or went, a report has no line for it.
+            if (BitmapKernels.IndexOfNonZero(_changed.Words) >= 0)
+                lease.Take(_changed, ChangesName, DirtySourceKind.Changes);
+            lease.TakeSilently(_pending);
+            return lease.Begin(_session);
+        }
+    }
+
+    /// <summary>
+    /// Adds pages to the next harvest: ones that must be sent again, or for the first time. Any thread. They appear in
+    /// no source's count.
+    /// </summary>
+    /// <exception cref="InvalidOperationException">Tracking is off: nothing would remember them.</exception>
+    public void AddPending(PageBitmap pages)
+    {
+        ArgumentNullException.ThrowIfNull(pages);
+        lock (_gate)
+        {
+            RequireStarted();
+            _pending.Or(pages);
+        }
+    }
+
+    /// <inheritdoc cref="AddPending(PageBitmap)"/>
+    public void AddPending(PageRun run)
+    {
+        lock (_gate)
+        {
+            RequireStarted();
+            _pending.SetRange(run.FirstPage, run.Count);
         }
     }
 
@@ -197,26 +222,32 @@ public sealed class DirtyTracker
             change(_started ? _changed : new PageBitmap(PageCount), _started);
     }
 
-    /// <summary>Pages that a failed or cancelled pass gave back and that the next harvest will contain.</summary>
+    /// <summary>
+    /// Pages that a failed or cancelled pass gave back, or that were added, and that the next harvest will contain.
+    /// </summary>
     public ulong CountPending()
     {
         lock (_gate)
+            return BitmapKernels.CountUnion(_pending.Words, _changed.Words);
+    }
+
+    /// <summary>Takes an ended lease's bitmap back, and what was not acknowledged with it.</summary>
+    internal void Return(DirtyLeaseSlot lease, bool keepPages)
+    {
+        lock (_gate)
         {
-            _scratch.Clear();
-            _scratch.Or(_pending);
-            _scratch.Or(_changed);
-            return _scratch.CountSet();
+            if (keepPages && lease.Session == _session)
+                _pending.Or(lease.Words);
+            lease.Reset();
+            _free.Push(lease);
         }
     }
 
-    internal void Return(PageBitmap pages)
+    private void RequireStarted()
     {
-        lock (_gate)
-            _pending.Or(pages);
+        if (!_started)
+            throw new InvalidOperationException("Dirty tracking is off; pages can not wait for the next harvest.");
     }
-
-    private static DirtyCount Describe(string name, DirtySourceKind kind, PageBitmap pages) =>
-        new(name, kind, pages.CountSet(), pages.CountByBucket(DirtyCount.BucketCount));
 
     private static Exception? TryStop(IDirtySource source)
     {

@@ -6,28 +6,49 @@ namespace Tidemark.Memory;
 /// One bit for each guest page. Bit k of the set is bit k%64 of word k/64, as the kernel lays bitmaps out on x86-64.
 /// Invariant: bits at and above <see cref="PageCount"/> are 0. Not safe for concurrent use.
 /// </summary>
+/// <remarks>
+/// The bitmap of a <see cref="DirtyLease"/> is lent: when the lease has ended its bits belong to another harvest, and
+/// every use of it but <see cref="PageCount"/> is an <see cref="InvariantException"/>.
+/// </remarks>
 public sealed class PageBitmap
 {
-    private readonly ulong[] _words;
+    private ulong[]? _lent;
 
     public PageBitmap(ulong pageCount)
+        : this(pageCount, new ulong[WordsFor(pageCount)])
+    {
+    }
+
+    internal PageBitmap(ulong pageCount, ulong[] words)
     {
         PageCount = pageCount;
-        _words = new ulong[checked((int)((pageCount + 63) / 64))];
+        _lent = words;
     }
 
     /// <summary>Number of pages the bitmap covers.</summary>
     public ulong PageCount { get; }
 
     /// <summary>The bits, 64 pages a word.</summary>
-    public ReadOnlySpan<ulong> Words => _words;
+    public ReadOnlySpan<ulong> Words => Live;
 
-    public bool this[ulong page] => page < PageCount && (_words[page >> 6] >> (int)(page & 63) & 1) != 0;
+    internal Span<ulong> Bits => Live;
+
+    private ulong[] Live
+    {
+        get
+        {
+            ulong[]? words = _lent;
+            Invariant.Require(words is not null, "The bitmap of a dirty lease was used after the lease had ended.");
+            return words;
+        }
+    }
+
+    public bool this[ulong page] => page < PageCount && (Live[page >> 6] >> (int)(page & 63) & 1) != 0;
 
     public void Set(ulong page)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(page, PageCount);
-        _words[page >> 6] |= 1UL << (int)(page & 63);
+        Live[page >> 6] |= 1UL << (int)(page & 63);
     }
 
     public void SetRange(ulong firstPage, ulong count)
@@ -43,23 +64,51 @@ public sealed class PageBitmap
         ulong tail = ulong.MaxValue >> (63 - (int)(last & 63));
         if (firstWord == lastWord)
         {
-            _words[firstWord] |= head & tail;
+            Live[firstWord] |= head & tail;
             return;
         }
 
-        _words[firstWord] |= head;
-        _words.AsSpan(firstWord + 1, lastWord - firstWord - 1).Fill(ulong.MaxValue);
-        _words[lastWord] |= tail;
+        Live[firstWord] |= head;
+        Live.AsSpan(firstWord + 1, lastWord - firstWord - 1).Fill(ulong.MaxValue);
+        Live[lastWord] |= tail;
     }
 
-    public void Clear() => Array.Clear(_words);
+    public void Clear() => Array.Clear(Live);
+
+    public void ClearRange(ulong firstPage, ulong count)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(firstPage, PageCount);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(count, PageCount - firstPage);
+        BitmapKernels.ClearRange(Live, firstPage, count);
+    }
 
     /// <summary>Adds every page of <paramref name="other"/>, which must have the same length.</summary>
     public void Or(PageBitmap other)
     {
         ArgumentNullException.ThrowIfNull(other);
         ArgumentOutOfRangeException.ThrowIfNotEqual(other.PageCount, PageCount);
-        BitmapKernels.Or(_words, other._words);
+        BitmapKernels.Or(Live, other.Live);
+    }
+
+    internal void Or(ReadOnlySpan<ulong> words) => BitmapKernels.Or(Live, words);
+
+    /// <summary>Keeps only pages of <paramref name="other"/>, which must have the same length.</summary>
+    public void And(PageBitmap other)
+    {
+        ArgumentNullException.ThrowIfNull(other);
+        ArgumentOutOfRangeException.ThrowIfNotEqual(other.PageCount, PageCount);
+        BitmapKernels.And(Live, other.Live);
+    }
+
+    /// <summary>Takes every page of <paramref name="other"/> out, which must have the same length.</summary>
+    /// <param name="fromPage">Pages before this one stay; it begins a word of 64 pages.</param>
+    public void AndNot(PageBitmap other, ulong fromPage = 0)
+    {
+        ArgumentNullException.ThrowIfNull(other);
+        ArgumentOutOfRangeException.ThrowIfNotEqual(other.PageCount, PageCount);
+        ArgumentOutOfRangeException.ThrowIfNotEqual(fromPage & 63, 0UL);
+        int word = (int)Math.Min(fromPage >> 6, (ulong)Live.Length);
+        BitmapKernels.AndNot(Live.AsSpan(word), other.Live.AsSpan(word));
     }
 
     /// <summary>
@@ -73,17 +122,17 @@ public sealed class PageBitmap
         ArgumentOutOfRangeException.ThrowIfGreaterThan(firstPage, PageCount);
         int shift = (int)(firstPage & 63);
         int word = (int)(firstPage >> 6);
-        int within = Math.Min(bits.Length, _words.Length - word);
+        int within = Math.Min(bits.Length, Live.Length - word);
         if (shift == 0)
-            BitmapKernels.Or(_words.AsSpan(word, within), bits[..within]);
+            BitmapKernels.Or(Live.AsSpan(word, within), bits[..within]);
         else
             OrShifted(word, shift, bits[..within]);
         bool overrun = BitmapKernels.IndexOfNonZero(bits[within..]) >= 0;
         int tail = (int)(PageCount & 63);
         if (tail != 0)
         {
-            overrun |= _words[^1] >> tail != 0;
-            _words[^1] &= ulong.MaxValue >> (64 - tail);
+            overrun |= Live[^1] >> tail != 0;
+            Live[^1] &= ulong.MaxValue >> (64 - tail);
         }
 
         if (overrun)
@@ -97,30 +146,30 @@ public sealed class PageBitmap
             ulong value = bits[index];
             if (value == 0)
                 continue;
-            _words[word + index] |= value << shift;
+            Live[word + index] |= value << shift;
             ulong carry = value >> (64 - shift);
             if (carry == 0)
                 continue;
-            if (word + index + 1 == _words.Length)
+            if (word + index + 1 == Live.Length)
                 throw new ArgumentOutOfRangeException(nameof(bits), $"Bits lie past page 0x{PageCount:x}.");
-            _words[word + index + 1] |= carry;
+            Live[word + index + 1] |= carry;
         }
     }
 
-    public ulong CountSet() => BitmapKernels.CountSet(_words);
+    public ulong CountSet() => BitmapKernels.CountSet(Live);
 
     /// <summary>Set pages in each of <paramref name="bucketCount"/> equal parts of the page range.</summary>
     public uint[] CountByBucket(int bucketCount)
     {
         var buckets = new uint[bucketCount];
-        if (_words.Length == 0)
+        if (Live.Length == 0)
             return buckets;
-        for (int index = 0; index < _words.Length; index++)
+        for (int index = 0; index < Live.Length; index++)
         {
-            if (_words[index] == 0)
+            if (Live[index] == 0)
                 continue;
-            int bucket = (int)((long)index * bucketCount / _words.Length);
-            buckets[bucket] += (uint)BitOperations.PopCount(_words[index]);
+            int bucket = (int)((long)index * bucketCount / Live.Length);
+            buckets[bucket] += (uint)BitOperations.PopCount(Live[index]);
         }
 
         return buckets;
@@ -132,13 +181,25 @@ public sealed class PageBitmap
     /// <param name="maximumCount">The run is cut at this length.</param>
     /// <returns>False when no page is set at or after <paramref name="fromPage"/>.</returns>
     public bool TryNextRun(ulong fromPage, ulong maximumCount, out PageRun run) =>
-        BitmapKernels.TryNextRun(_words, PageCount, fromPage, maximumCount, out run);
+        BitmapKernels.TryNextRun(Live, PageCount, fromPage, maximumCount, out run);
+
+    /// <summary>
+    /// Lists the next runs at or after <paramref name="fromPage"/> and moves it behind them; see
+    /// <see cref="BitmapKernels.ListRuns"/>.
+    /// </summary>
+    public int ListRuns(ref ulong fromPage, Span<PageRun> into) =>
+        BitmapKernels.ListRuns(Live, PageCount, ref fromPage, into);
+
+    internal static int WordsFor(ulong pageCount) => checked((int)((pageCount + 63) / 64));
+
+    /// <summary>The bits go back to whom they belong to; this object is of no use any more.</summary>
+    internal void Detach() => _lent = null;
 
     /// <summary>Planted fault <c>forget-last-word</c>: loses the bits of the last word.</summary>
     internal void ForgetLastWord()
     {
-        if (_words.Length > 0)
-            _words[^1] = 0;
+        if (Live.Length > 0)
+            Live[^1] = 0;
     }
 }
 

@@ -31,6 +31,11 @@ public static partial class PageHash
         _ => false,
     };
 
+    /// <summary>The hash of several pages, from the hash of each: over their bytes, little-endian.</summary>
+    public static ulong Combine(ReadOnlySpan<ulong> hashes) =>
+        // SAFETY: numbers seen as their bytes; x86-64 and arm64 are little-endian.
+        Compute(System.Runtime.InteropServices.MemoryMarshal.AsBytes(hashes));
+
     internal static unsafe ulong ComputeLong(ReadOnlySpan<byte> bytes, LongForm form)
     {
         Debug.Assert(bytes.Length > 240);

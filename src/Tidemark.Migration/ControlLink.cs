@@ -129,6 +129,13 @@ internal sealed class ControlLink : IDisposable
         return Writer.TrySend(type, Messages.WriteReason(reason), limit);
     }
 
+    /// <summary>A last frame without words, if it can be sent within the limit.</summary>
+    public bool SayLast(FrameType type, TimeSpan limit)
+    {
+        _connection.IdleTimeout = limit;
+        return Writer.TrySend(type, default, limit);
+    }
+
     /// <summary>Why the peer gave up, when it says so within the limit; else null.</summary>
     public PeerException? AwaitPeerWord(TimeSpan limit)
     {

@@ -20,14 +20,17 @@ internal sealed partial class DestinationRun : IDisposable
     private readonly GuardedObserver _observer;
     private readonly TimeProvider _time;
     private readonly CancellationToken _cancel;
-    private readonly List<PageReceiver> _receivers = [];
-    private readonly List<(ulong Bytes, uint Frames, bool Ended)> _parts = [];
+    private readonly List<DestinationChannel> _channels = [];
+    private readonly List<DowntimePart> _times = [];
     private ControlLink? _link;
+    private DestinationParts? _parts;
+    private DestinationMemory? _memory;
+    private PassFence? _fence;
+    private Hello? _hello;
+    private DestinationHandover _handover = new(DestinationStand.Filling);
     private MigrationPhase _phase;
     private Guid _token;
-    private bool _accepted;
-    private bool _committed;
-    private bool _running;
+    private bool _commitIsPossible;
     private bool _closed;
     private int _passes;
     private TimeSpan _verifyTime;
@@ -48,6 +51,11 @@ internal sealed partial class DestinationRun : IDisposable
     /// <summary>This source was turned away before anything was received; the machine is as fresh as before.</summary>
     public bool TurnedAway { get; private set; }
 
+    /// <summary>The source may not know how it ended, and will ask.</summary>
+    public HandoverWitness? Witness { get; private set; }
+
+    private bool IsCommitted => _handover.Stand is DestinationStand.Committed or DestinationStand.Runs or DestinationStand.Broken;
+
     private ControlLink Link => _link ?? throw new InvariantException("The control connection is used before it "
         + "exists.");
 
@@ -60,14 +68,14 @@ internal sealed partial class DestinationRun : IDisposable
         try
         {
             Listen();
-            Hello hello = Negotiate();
-            AcceptChannels(hello.Channels);
-            Receive();
+            Negotiate();
+            while (!TryReceive())
+                AwaitSource();
             Commit();
         }
-        catch (Exception failure) when (_running)
+        catch (Exception failure) when (_handover.Stand == DestinationStand.Runs)
         {
-            // The machine runs; only the source could not be told, and says so itself.
+            // The machine runs; only the source could not be told, and asks.
             Decided($"The machine runs here, but the source could not be told: {failure.Message}");
         }
         catch (Exception failure)
@@ -84,7 +92,7 @@ internal sealed partial class DestinationRun : IDisposable
         }
 
         Close();
-        return new MigrationOutcome(result, _phase, cause, null, Report());
+        return new MigrationOutcome(result, _phase, cause, null, Report()) { Witness = Witness };
     }
 
     public void Dispose() => Close();
@@ -98,6 +106,13 @@ internal sealed partial class DestinationRun : IDisposable
             IConnection connection = _acceptor.Accept(_cancel);
             if (Greet(connection) is not { } preamble)
                 continue;
+            if (preamble.Role == PreambleRole.Query)
+            {
+                // Of a migration that this process knows nothing of.
+                HandoverWitness.Answer(connection, preamble, MachineFate.NotTold);
+                continue;
+            }
+
             if (preamble.Role != PreambleRole.SourceControl)
             {
                 Decided($"The peer {connection.Peer} was turned away: it belongs to a migration that is not this one.");
@@ -115,12 +130,26 @@ internal sealed partial class DestinationRun : IDisposable
                         + $"this destination version {Preamble.Version}; use releases that share a version.");
             }
 
-            _token = preamble.Token;
-            if (TryAnswer(connection, preamble))
-                _link = new ControlLink(connection, _options.IdleTimeout, _time);
-            else
+            if (!TryAnswer(connection, preamble))
+            {
                 connection.Dispose();
+                continue;
+            }
+
+            _token = preamble.Token;
+            _link = new ControlLink(connection, _options.IdleTimeout, _time);
+            if (preamble.Features == Preamble.Resumes)
+                RefuseUnknown();
         }
+    }
+
+    /// <summary>A source that goes on with a migration of which nothing is left here, or never was anything.</summary>
+    private void RefuseUnknown()
+    {
+        const string Why = "This receiver has nothing of that migration: it was started anew, or gave up waiting.";
+        Link.Writer.Send(FrameType.Refuse, Messages.WriteReasons([Why]));
+        Link.AwaitPeerEnd(TimeSpan.FromSeconds(1));
+        throw new RefusedException(Why);
     }
 
     /// <summary>Reads a newcomer's preamble, or turns it away and returns null.</summary>
@@ -155,12 +184,30 @@ internal sealed partial class DestinationRun : IDisposable
         }
     }
 
-    private Hello Negotiate()
+    private void Negotiate()
     {
         Begin(MigrationPhase.Negotiate);
-        Hello hello;
-        using (ControlFrame frame = Link.Expect(FrameType.Hello, _cancel))
-            hello = Messages.ReadHello(frame.Reader);
+        Hello hello = ReceiveHello();
+        List<string> obstacles = FindObstacles(hello);
+        if (obstacles.Count > 0)
+        {
+            Link.Writer.Send(FrameType.Refuse, Messages.WriteReasons(obstacles));
+            Link.AwaitPeerEnd(TimeSpan.FromSeconds(1));
+            throw new RefusedException($"The machine of {Link.Peer} was refused: {string.Join(" ", obstacles)}");
+        }
+
+        _hello = hello;
+        Link.Writer.Send(FrameType.Accept, default);
+    }
+
+    private Hello ReceiveHello()
+    {
+        using ControlFrame frame = Link.Expect(FrameType.Hello, _cancel);
+        return Messages.ReadHello(frame.Reader);
+    }
+
+    private List<string> FindObstacles(Hello hello)
+    {
         var obstacles = new List<string>();
         if (hello.Channels > _options.MaximumChannels)
         {
@@ -169,6 +216,8 @@ internal sealed partial class DestinationRun : IDisposable
                     + $"here; ask for fewer or raise the limit.");
         }
 
+        if (hello.Compresses && _options.Codec is null)
+            obstacles.Add("Pages would come compressed with zstd, and this host has no libzstd.so.1; install libzstd1 or do not compress.");
         var slots = _machine.Memory.Slots.Select(slot => new PageRun(slot.FirstPage, slot.PageCount));
         if (hello.SpanPages != _machine.Memory.SpanPages || !hello.Slots.SequenceEqual(slots))
             obstacles.Add($"The memory layout differs: {hello.SpanPages} pages at the source, "
@@ -176,20 +225,98 @@ internal sealed partial class DestinationRun : IDisposable
         if (hello.PartCount != _machine.Parts.Count)
             obstacles.Add($"The machine has {hello.PartCount} parts at the source and {_machine.Parts.Count} here.");
         obstacles.AddRange(_machine.FindObstacles(hello.Description));
-        if (obstacles.Count > 0)
+        return obstacles;
+    }
+
+    /// <summary>Everything until Commit has arrived; false when the connection was lost and the source may come
+    /// back.</summary>
+    private bool TryReceive()
+    {
+        try
         {
-            Link.Writer.Send(FrameType.Refuse, Messages.WriteReasons(obstacles));
-            Link.AwaitPeerEnd(TimeSpan.FromSeconds(1));
-            throw new RefusedException($"The machine of {Link.Peer} was refused: {string.Join(" ", obstacles)}");
+            AcceptChannels(_hello!.Channels);
+            Receive();
+            return true;
+        }
+        catch (Exception failure) when (MayAwaitSource(failure))
+        {
+            Decided($"The connection was lost: {Ending.RootOf(failure).Message} What has arrived is kept for "
+                + $"{Words.Of(AwaitLimit)}.");
+            // Nothing runs here, and what came is only ever completed by a source that begins its last pass again.
+            CloseSession();
+            _handover = _handover.Reopen();
+            return false;
+        }
+    }
+
+    private TimeSpan AwaitLimit
+    {
+        get
+        {
+            // The source tries a little less long than is waited for it.
+            TimeSpan asked = _hello!.RetryFor + TimeSpan.FromSeconds(1);
+            return asked < _options.AwaitSourceFor ? asked : _options.AwaitSourceFor;
+        }
+    }
+
+    private bool MayAwaitSource(Exception failure) =>
+        _handover.IsOpen && _hello!.RetryFor > TimeSpan.Zero && _options.AwaitSourceFor > TimeSpan.Zero
+        && !_cancel.IsCancellationRequested && Ending.IsLoss(Ending.RootOf(failure))
+        && _link?.AwaitPeerWord(Ending.PeerWordLimit) is null;
+
+    /// <summary>Waits for the source to come back, and answers if it wants to know instead.</summary>
+    private void AwaitSource()
+    {
+        using var limit = CancellationTokenSource.CreateLinkedTokenSource(_cancel);
+        limit.CancelAfter(AwaitLimit);
+        try
+        {
+            while (_link is null)
+                Readmit(_acceptor.Accept(limit.Token));
+        }
+        catch (OperationCanceledException) when (!_cancel.IsCancellationRequested)
+        {
+            throw new MigrationFailedException(
+                $"The connection was lost and the source did not come back within {Words.Of(AwaitLimit)}.");
         }
 
-        _accepted = true;
+        Hello hello = ReceiveHello();
+        if (hello.SpanPages != _hello!.SpanPages || !hello.Slots.SequenceEqual(_hello.Slots) || hello.Channels != _hello.Channels
+            || !hello.Description.Span.SequenceEqual(_hello.Description.Span) || hello.FirstPass > int.MaxValue)
+            throw new MigrationFailedException("The source that came back speaks of another machine than before.");
+        _passes = (int)hello.FirstPass;
         Link.Writer.Send(FrameType.Accept, default);
-        return hello;
+    }
+
+    private void Readmit(IConnection connection)
+    {
+        if (Greet(connection) is not { } preamble)
+            return;
+        if (preamble.Token == _token && preamble.Role == PreambleRole.Query)
+        {
+            _handover = _handover.Ask(out MachineFate fate);
+            if (!HandoverWitness.Answer(connection, preamble, fate))
+                Witness = new HandoverWitness(_acceptor, _token, fate);
+            _commitIsPossible = false;
+            throw new MigrationFailedException("The source asked what became of its machine, and was told that it never runs here.");
+        }
+
+        if (preamble.Token != _token || preamble.Role != PreambleRole.SourceControl || preamble.Features != Preamble.Resumes
+            || !TryAnswer(connection, preamble))
+        {
+            Decided($"The peer {connection.Peer} was turned away: another migration is waited for.");
+            connection.Dispose();
+            return;
+        }
+
+        _link = new ControlLink(connection, _options.IdleTimeout, _time);
     }
 
     private void AcceptChannels(int count)
     {
+        _memory ??= new DestinationMemory(_machine.Memory, _machine.FindTouchedPages(), _machine.Populate);
+        _parts = new DestinationParts(_machine.Parts, Link, _time);
+        _fence = new PassFence(count, (uint)_passes);
         using var limit = CancellationTokenSource.CreateLinkedTokenSource(_cancel);
         limit.CancelAfter(AnswerLimit);
         // A source that fails meanwhile ends the wait; the token is the only thing Accept listens to.
@@ -198,7 +325,7 @@ internal sealed partial class DestinationRun : IDisposable
         try
         {
             int strangers = 0;
-            while (_receivers.Count < count)
+            while (_channels.Count < count)
             {
                 IConnection connection = _acceptor.Accept(limit.Token);
                 if (!TakeChannel(connection, count) && ++strangers > StrangersLimit)
@@ -210,19 +337,13 @@ internal sealed partial class DestinationRun : IDisposable
         {
             Link.ThrowIfFaulted();
             throw new MigrationFailedException(
-                $"The source opened {_receivers.Count} of {count} channels within {Words.Of(AnswerLimit)}.");
+                $"The source opened {_channels.Count} of {count} channels within {Words.Of(AnswerLimit)}.");
         }
         finally
         {
             using var unregistered = new ManualResetEvent(false);
             if (onFault.Unregister(unregistered))
                 unregistered.WaitOne();
-        }
-
-        foreach (IMigratable part in _machine.Parts)
-        {
-            PartStep.Do(part, "prepare to take state", migratable => migratable.BeginLoad());
-            _parts.Add(default);
         }
 
         Link.Writer.Send(FrameType.Ready, default);
@@ -246,7 +367,7 @@ internal sealed partial class DestinationRun : IDisposable
         if (Greet(connection) is not { } preamble)
             return false;
         if (preamble.Role != PreambleRole.SourcePages || preamble.Token != _token || preamble.Channel is 0
-            || preamble.Channel > count || _receivers.Exists(receiver => receiver.Number == preamble.Channel)
+            || preamble.Channel > count || _channels.Exists(channel => channel.Number == preamble.Channel)
             || !TryAnswer(connection, preamble))
         {
             Decided($"The peer {connection.Peer} was turned away: it is no channel of this migration.");
@@ -254,21 +375,28 @@ internal sealed partial class DestinationRun : IDisposable
             return false;
         }
 
-        _receivers.Add(new PageReceiver(connection, preamble.Channel, _machine.Memory, Link, _time));
+        _channels.Add(new DestinationChannel(
+            connection, preamble.Channel, _memory!, _parts!, _fence!, _hello!.Compresses ? _options.Codec!() : null, Link,
+            _time));
         return true;
     }
 
     private (MigrationResult Result, string Cause) Explain(Exception failure)
     {
         Exception root = Ending.RootOf(failure);
-        if (_committed)
+        if (IsCommitted)
         {
             string tragedy = $"Commit had arrived, and the machine could not be started here: {root.Message}";
+            _handover = _handover.FailedToStart();
             SayLast(FrameType.Abort, tragedy);
+            Witness = new HandoverWitness(_acceptor, _token, MachineFate.BrokenThere);
             return (MigrationResult.StateUnknown, $"{tragedy} It does not run at the source either; somebody must "
                 + $"decide where it may.");
         }
 
+        _handover = _handover.GiveUp();
+        if (_commitIsPossible)
+            Witness ??= new HandoverWitness(_acceptor, _token, MachineFate.NeverThere);
         if (_cancel.IsCancellationRequested)
         {
             SayLast(FrameType.Cancel, "Cancelled at the destination.");
@@ -286,7 +414,7 @@ internal sealed partial class DestinationRun : IDisposable
                 : (MigrationResult.Failed, $"The source gave up: {word.Message} The machine never ran here.");
         }
 
-        if (!_accepted && _link is not null)
+        if (_hello is null && _link is not null)
             TurnedAway = _options.AcceptAgain;
         if (TurnedAway)
             Decided($"Turned away: {root.Message}");
@@ -304,22 +432,41 @@ internal sealed partial class DestinationRun : IDisposable
         if (_closed)
             return;
         _closed = true;
-        foreach (PageReceiver receiver in _receivers)
-            receiver.Abort();
-        foreach (PageReceiver receiver in _receivers)
+        CloseSession();
+    }
+
+    /// <summary>Ends all threads and connections; what has arrived in guest memory stays.</summary>
+    private void CloseSession()
+    {
+        _fence?.Break();
+        foreach (DestinationChannel channel in _channels)
+            channel.Abort();
+        foreach (DestinationChannel channel in _channels)
         {
-            receiver.Dispose();
-            _bytesReceived += receiver.BytesReceived;
+            channel.Dispose();
+            _bytesReceived += channel.BytesReceived;
+        }
+
+        _channels.Clear();
+        if (_parts is not null)
+        {
+            _parts.Dispose();
+            _reports = _parts.Reports;
+            _parts = null;
         }
 
         _link?.Dispose();
+        _link = null;
     }
 
     private MigrationReport Report() => new()
     {
-        Parts = [.. _parts.Select((part, index) => new PartReport(_machine.Parts[index].Name, part.Bytes))],
+        Parts = _reports,
         VerifyTime = _verifyTime,
+        DestinationTimes = [.. _times],
     };
+
+    private IReadOnlyList<PartReport> _reports = [];
 
     private void Begin(MigrationPhase phase)
     {

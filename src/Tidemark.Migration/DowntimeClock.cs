@@ -13,6 +13,14 @@ internal sealed class DowntimeClock(TimeProvider time)
     /// <summary>Time that does not count: verification.</summary>
     public TimeSpan LeftOut { get; private set; }
 
+    /// <summary>The stop was undone: what was measured of it is void.</summary>
+    public void Forget()
+    {
+        _parts.Clear();
+        Total = default;
+        LeftOut = default;
+    }
+
     public void Start() => _mark = time.GetTimestamp();
 
     /// <summary>Everything since the last mark was this.</summary>

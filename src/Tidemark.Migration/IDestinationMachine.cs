@@ -17,6 +17,13 @@ public interface IDestinationMachine
     /// </summary>
     IReadOnlyList<string> FindObstacles(ReadOnlyMemory<byte> sourceDescription);
 
+    /// <summary>Pages that may hold something else than zeros, before anything has arrived.</summary>
+    PageBitmap FindTouchedPages();
+
+    /// <summary>Gives pages memory of their own, ahead of their contents. Only speed depends on it; it does not
+    /// throw.</summary>
+    void Populate(PageRun pages);
+
     /// <summary>
     /// Takes the disks over. Called after Commit has arrived; waits a bounded time for the source to let go.
     /// </summary>

@@ -53,7 +53,10 @@ public interface IMigratable
     /// </summary>
     void Recover();
 
-    /// <summary>Prepares to take state.</summary>
+    /// <summary>
+    /// Prepares to take state. After a lost connection it is called again, in the middle of a stream or after its end:
+    /// what had come is then void.
+    /// </summary>
     void BeginLoad();
 
     /// <summary>Takes the next bytes of the stream. Throws when the device refuses them.</summary>

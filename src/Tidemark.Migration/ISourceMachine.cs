@@ -34,6 +34,18 @@ public interface ISourceMachine
     /// <exception cref="Exception">A source failed; tracking is off all the same.</exception>
     void StopTracking(bool staysHere);
 
+    /// <summary>
+    /// Pages that may hold something else than zeros. The others were never touched: they are not read, because a look
+    /// would give them memory. Asked when tracking is on.
+    /// </summary>
+    PageBitmap FindTouchedPages();
+
+    /// <summary>Whether there are processors that <see cref="Throttle"/> slows down.</summary>
+    bool CanThrottle { get; }
+
+    /// <summary>Takes so much of the processors' time away, in percent; 0 gives it back.</summary>
+    void Throttle(int percent);
+
     /// <summary>Stops the processors (or workload): when it returns they write no more. Idempotent.</summary>
     void StopWorkload();
 

@@ -16,6 +16,12 @@ public abstract record MigrationEvent
     /// <summary>A pass ended.</summary>
     public sealed record PassEnded(PassReport Pass) : MigrationEvent;
 
+    /// <summary>What the figures of a pass led to.</summary>
+    public sealed record Convergence(int Pass, ConvergenceDecision Decision) : MigrationEvent;
+
+    /// <summary>The machine could be stopped now; the moment is reserved (MigrationOptions.SwitchoverGate).</summary>
+    public sealed record WaitingForSwitchover : MigrationEvent;
+
     /// <summary>The engine decided something, with the numbers that made it decide.</summary>
     public sealed record Decided(string Text) : MigrationEvent;
 }

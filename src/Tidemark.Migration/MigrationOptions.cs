@@ -1,3 +1,5 @@
+using Tidemark.Memory.Codecs;
+
 namespace Tidemark.Migration;
 
 /// <summary>How a machine is to be moved.</summary>
@@ -17,8 +19,51 @@ public sealed record MigrationOptions
     /// </summary>
     public int MaximumPasses { get; init; } = 60;
 
+    public Compression Compression { get; init; }
+
+    /// <summary>Makes a channel's codec (zstd); needed to compress.</summary>
+    public Func<IPageCodec>? Codec { get; init; }
+
+    /// <summary>What to do when the machine can not be moved within the limit.</summary>
+    public WhenStuck WhenStuck { get; init; } = WhenStuck.GiveUp;
+
+    /// <summary>For <see cref="WhenStuck.RaiseLimit"/>: never more than this.</summary>
+    public TimeSpan LimitCeiling { get; init; } = TimeSpan.FromSeconds(3);
+
+    /// <summary>Time for all passes together; null: no limit.</summary>
+    public TimeSpan? Timeout { get; init; }
+
+    /// <summary>
+    /// When it is there, the machine is not stopped before it is set, however well it fits: until then passes go on, about
+    /// two a second.
+    /// </summary>
+    public ManualResetEventSlim? SwitchoverGate { get; init; }
+
     /// <summary>How long a side waits for the other without any progress before it gives the connection up.</summary>
     public TimeSpan IdleTimeout { get; init; } = TimeSpan.FromSeconds(20);
+
+    /// <summary>
+    /// How long the source tries to reach the destination again after a lost connection, before Commit; the machine runs
+    /// meanwhile. Zero: a lost connection ends the migration.
+    /// </summary>
+    public TimeSpan RetryFor { get; init; } = TimeSpan.FromSeconds(15);
+
+    /// <summary>
+    /// How long the destination is asked what became of the machine when the acknowledgement of Commit is lost.
+    /// </summary>
+    public TimeSpan QueryFor { get; init; } = TimeSpan.FromSeconds(5);
+
+    internal ConvergenceOptions Convergence => new()
+    {
+        DowntimeLimit = DowntimeLimit,
+        MaximumPasses = MaximumPasses,
+        Timeout = Timeout,
+        WhenStuck = WhenStuck,
+        LimitCeiling = LimitCeiling < DowntimeLimit ? DowntimeLimit : LimitCeiling,
+    };
+
+    /// <summary>LIMIT: what may have to be sent again after a cut, and how often the peer answers.</summary>
+    internal ulong BatchBytes { get; init; } = 8 << 20;
 
     /// <summary>Faults planted on purpose, so that a check can be seen to fire.</summary>
     public MigrationFaults Faults { get; init; }

@@ -35,4 +35,11 @@ public enum MigrationPhase
 /// <param name="CaughtBy">The protection that stopped it (<c>memory-verification</c>, <c>stopped-before-commit</c>), or
 /// null.</param>
 public sealed record MigrationOutcome(
-    MigrationResult Result, MigrationPhase Phase, string? Cause, string? CaughtBy, MigrationReport Report);
+    MigrationResult Result, MigrationPhase Phase, string? Cause, string? CaughtBy, MigrationReport Report)
+{
+    /// <summary>At the destination: answers the source, which may be in doubt; null when it is not.</summary>
+    public HandoverWitness? Witness { get; init; }
+
+    /// <summary>At a source whose state is unknown: how an operator ends that; else null.</summary>
+    public PendingHandover? Pending { get; init; }
+}

@@ -15,6 +15,9 @@ public sealed record MigrationReport
     /// <summary>The parts of <see cref="Downtime"/>, in order; they sum to it.</summary>
     public IReadOnlyList<DowntimePart> DowntimeParts { get; init; } = [];
 
+    /// <summary>What the destination measured of the hand-over; contained in <see cref="DowntimeParts"/>.</summary>
+    public IReadOnlyList<DowntimePart> DestinationTimes { get; init; } = [];
+
     /// <summary>Time spent hashing and comparing.</summary>
     public TimeSpan VerifyTime { get; init; }
 
@@ -50,12 +53,25 @@ public sealed record PassReport(
     /// <summary>Dirty pages that were not sent, because the destination has just this content.</summary>
     public ulong UnchangedPages { get; init; }
 
+    /// <summary>Pages that arrived other than they were hashed and were sent again in a later pass.</summary>
+    public ulong RepeatedPages { get; init; }
+
+    /// <summary>Pages left to the next pass, because they were written again before they were read.</summary>
+    public ulong SkippedPages { get; init; }
+
     /// <summary>Bytes a second on the wire during the pass.</summary>
     public double BytesPerSecond => Duration > TimeSpan.Zero ? Bytes / Duration.TotalSeconds : 0;
 }
 
 /// <summary>State of one device (or of the workload) that was moved.</summary>
-public sealed record PartReport(string Name, ulong StateBytes);
+public sealed record PartReport(string Name, ulong StateBytes)
+{
+    /// <summary>From the stop of the machine to the part's last byte of state, at the source.</summary>
+    public TimeSpan SaveTime { get; init; }
+
+    /// <summary>From its last byte of state until it was loaded, at the destination; parts load side by side.</summary>
+    public TimeSpan LoadTime { get; init; }
+}
 
 /// <summary>A named share of the downtime.</summary>
 public sealed record DowntimePart(string Name, TimeSpan Duration);

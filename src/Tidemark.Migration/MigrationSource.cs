@@ -63,7 +63,10 @@ public sealed class MigrationSource
     /// <param name="cancel">Gives up within about a second, at any time before Commit; ignored afterwards.</param>
     public MigrationOutcome Run(CancellationToken cancel)
     {
-        using var run = new SourceRun(_machine, _connector, _options, _observer, _time, cancel);
-        return run.Execute();
+        var run = new SourceRun(_machine, _connector, _options, _observer, _time, cancel);
+        MigrationOutcome outcome = run.Execute();
+        // A machine whose state is unknown may still come back: PendingHandover has the run.
+        run.Dispose();
+        return outcome;
     }
 }

@@ -3,6 +3,17 @@ using Tidemark.Migration.Stream;
 
 namespace Tidemark.Migration;
 
+/// <remarks>
+/// Passes follow each other without a gap:
+/// <code>
+/// pass n      |--- channels send -----------------------------|      acknowledged ...... lease n committed
+/// harvests             |-|          |-|                  |-----|
+/// decision                                                     |
+/// pass n+1                                                     |--- channels send ----------------|
+/// </code>
+/// Harvests during a pass find pages that were written again before they were read: those are left to the next pass
+/// (<see cref="PassWork.Skip"/>). The last one begins as long before the end of the pass as the one before took.
+/// </remarks>
 internal sealed partial class SourceRun
 {
     /// <summary>
@@ -11,129 +22,308 @@ internal sealed partial class SourceRun
     private const ulong PumpBytes = 4 << 20;
 
     /// <summary>
-    /// A pass with less than this on the wire measures latency, not bandwidth: it can only raise the estimate.
+    /// A pass with less than this on the wire is soon acknowledged, and only then says something about the link.
     /// </summary>
     private const ulong MeasurableBytes = 8 << 20;
 
     private static readonly TimeSpan ProgressInterval = TimeSpan.FromMilliseconds(250);
 
-    private PassWork? _work;
+    /// <summary>How often a machine that may be stopped any time, and is to wait for it, is harvested.</summary>
+    private static readonly TimeSpan WaitingInterval = TimeSpan.FromMilliseconds(500);
+
+    /// <summary>The harvest in hand: taken, and not given to a pass yet. Whatever fails, it goes back.</summary>
     private DirtyLease? _carried;
+
+    private readonly HotPages _hot;
+    private readonly ConvergencePolicy _policy;
+    private PageBitmap? _holes;
+    private IReadOnlyList<DirtyCount> _sources = [];
     private TimeSpan _harvestTime;
-    private double _bytesPerSecond;
+    private TimeSpan _harvestEvery;
+    private long _lastHarvest;
+    private long _moveBegan;
+    private int _nextPass;
 
     private bool ForgetsLastWord => (_options.Faults & MigrationFaults.ForgetLastWord) != 0;
 
     /// <summary>
-    /// Passes while the machine runs. Ends with a harvest in <see cref="_carried"/> that fits the limit.
+    /// Passes while the machine runs. Ends with a harvest in hand that fits the limit, and everything before it
+    /// acknowledged.
     /// </summary>
     private void Precopy()
     {
         Begin(MigrationPhase.Precopy);
         foreach (PartStream part in _parts)
             part.WarmUp();
-        PageBitmap all = _machine.Memory.AllPages();
-        PassReport pass = RunPass(0, all, all.CountSet(), [], final: false);
+        if (_moveBegan == 0)
+            _moveBegan = _time.GetTimestamp();
+        _harvestEvery = _policy.FirstHarvestEvery;
+        Harvest();
         while (true)
         {
+            IReadOnlyList<DirtyCount> sources = _nextPass == 0 ? [] : _sources;
+            long start = _time.GetTimestamp();
+            long intervalBegan = _lastHarvest;
+            PassWork work = BeginPass(final: false);
+            HarvestWhile(work, start);
+            AwaitChannels(work, work.Sent, readParts: true);
+            if (work.Bytes < MeasurableBytes)
+                AwaitAcknowledgements(keep: 0);
+            TimeSpan duration = _time.GetElapsedTime(start);
             DrainInitialState();
-            DirtyLease lease = Harvest();
-            var facts = new ConvergenceFacts(
-                pass.Index + 1, lease.PageCount, pass.DirtyPages, pass.Duration, _bytesPerSecond, EstimateState(), _harvestTime)
-            {
-                ComparesPages = _comparesPages && pass.Index > 0,
-            };
-            ConvergenceDecision decision = ConvergencePolicy.Decide(facts, _options.DowntimeLimit, _options.MaximumPasses);
-            EndPass(pass with { PredictedDowntime = decision.Predicted });
+            PassReport pass = Describe(work, duration, sources);
+            ConvergenceDecision decision = Decide(pass, work, _time.GetElapsedTime(intervalBegan, _lastHarvest));
+            EndPass(pass with { PredictedDowntime = decision.Predicted.Total });
+            Emit(new MigrationEvent.Convergence(pass.Index, decision));
             if (decision.Step == ConvergenceStep.GiveUp)
                 throw new MigrationFailedException(decision.Reason);
             Decided(decision.Reason);
-            if (decision.Step == ConvergenceStep.SwitchOver && pass.Index + 1 < _options.MaximumPasses && !IsReadyToStop())
+            Obey(decision);
+            if (decision.Step == ConvergenceStep.SwitchOver)
             {
-                // A device began anew since it was asked: what was sent of it is void, and it is given another pass.
-                Decided("The switchover waits: a device has new initial state to send.");
-            }
-            else if (decision.Step == ConvergenceStep.SwitchOver)
-            {
-                _carried = lease;
-                return;
+                AwaitAcknowledgements(keep: 0);
+                if (MayStopNow() && IsReadyToStop(pass.Index))
+                    return;
             }
 
-            pass = RunPass(pass.Index + 1, lease.Pages, lease.PageCount, lease.BySource, final: false);
-            lease.Commit();
-            _leases.Remove(lease);
+            // At most the pass that is being sent and the one before are not acknowledged.
+            AwaitAcknowledgements(keep: 1);
         }
     }
 
-    private DirtyLease Harvest()
+    private ConvergenceDecision Decide(PassReport pass, PassWork work, TimeSpan interval)
+    {
+        ulong dirty = Carried.Pages.CountSet();
+        _hot.Add(Carried.Pages);
+        (ulong state, bool unknown) = EstimateState();
+        return _policy.Decide(new PassFacts
+        {
+            Pass = pass.Index,
+            DirtyPages = dirty,
+            FreshPages = dirty,
+            Interval = interval,
+            SinceHarvest = _time.GetElapsedTime(_lastHarvest),
+            SentPages = pass.SentPages,
+            ZeroPages = pass.ZeroPages,
+            UnchangedPages = pass.UnchangedPages,
+            SkippedPages = work.SkippedPages,
+            // What fits the buffers on the way is out at once and says nothing: what was acknowledged says how fast it is.
+            Bytes = work.AcknowledgedBytes,
+            Duration = pass.Duration,
+            HarvestTime = _harvestTime,
+            StateBytes = state,
+            StateUnknown = unknown,
+            HotPages = _hot.Count,
+            HotAgain = _hot.Again,
+            Costs = new FixedCosts { RoundTrip = MeasureRoundTrip(), Stop = _stopCost },
+            Elapsed = _time.GetElapsedTime(_moveBegan),
+            CanThrottle = _machine.CanThrottle,
+        });
+    }
+
+    private void Obey(ConvergenceDecision decision)
+    {
+        _harvestEvery = decision.HarvestEvery;
+        if (decision.ThrottlePercent is { } percent)
+        {
+            _throttled = true;
+            _machine.Throttle(percent);
+        }
+
+        if (decision.Step != ConvergenceStep.AnotherPass || !decision.HoldBackHot)
+            return;
+        // ORDER: pending before they leave the harvest in hand.
+        _machine.DirtyTracker.AddPending(_hot.Hot);
+        Carried.Pages.AndNot(_hot.Hot);
+    }
+
+    private TimeSpan? _stopCost;
+    private bool _throttled;
+
+    /// <summary>The control connection's there and back, asked for what it is asked before a stop anyway.</summary>
+    private TimeSpan MeasureRoundTrip()
     {
         long start = _time.GetTimestamp();
-        DirtyLease lease;
+        AskDestination();
+        return _time.GetElapsedTime(start);
+    }
+
+    private void AskDestination()
+    {
+        Link.Writer.Send(FrameType.SwitchoverRequest, default);
+        Link.Expect(FrameType.SwitchoverReady, _cancel).Dispose();
+    }
+
+    /// <summary>Whether whoever reserved the moment of the stop has given it free; if not, a while passes.</summary>
+    private bool MayStopNow()
+    {
+        if (_options.SwitchoverGate is not { } gate || gate.IsSet)
+            return true;
+        Emit(new MigrationEvent.WaitingForSwitchover());
+        WaitHandle.WaitAny([gate.WaitHandle, Link.Faulted, _cancel.WaitHandle], WaitingInterval);
+        _cancel.ThrowIfCancellationRequested();
+        Link.ThrowIfFaulted();
+        return false;
+    }
+
+    /// <summary>Whether parts on both sides agree to the stop; if not, another pass follows.</summary>
+    private bool IsReadyToStop(int pass)
+    {
+        if (pass + 1 < _options.MaximumPasses && !_parts.TrueForAll(part => part.Estimate().InitialBytes == 0))
+        {
+            // A device began anew since it was asked: what was sent of it is void, and it is given another pass.
+            Decided("The switchover waits: a device has new initial state to send.");
+            return false;
+        }
+
+        AskDestination();
+        return true;
+    }
+
+    private DirtyLease Carried => _carried ?? throw new InvariantException("There is no harvest in hand.");
+
+    private void Harvest()
+    {
+        Invariant.Require(_carried is null, "A harvest is taken while another is in hand.");
+        long start = _time.GetTimestamp();
         try
         {
-            lease = _machine.DirtyTracker.Harvest();
+            _carried = _machine.DirtyTracker.Harvest();
         }
         catch (Exception failure)
         {
             throw new MigrationFailedException($"Dirty pages could not be harvested: {failure.Message}", inner: failure);
         }
 
-        _leases.Add(lease);
-        _harvestTime = _time.GetElapsedTime(start);
-        return lease;
+        _lastHarvest = _time.GetTimestamp();
+        _harvestTime = _time.GetElapsedTime(start, _lastHarvest);
+        _sources = Carried.BySource;
     }
 
-    private PassReport RunPass(
-        int index, PageBitmap pages, ulong dirtyPages, IReadOnlyList<DirtyCount> sources, bool final)
+    /// <summary>As <see cref="Harvest"/>, together with what is in hand already.</summary>
+    private void HarvestMore()
     {
-        Span<byte> announcement = stackalloc byte[16];
-        Messages.WritePair(announcement, (ulong)index, dirtyPages);
-        Link.Writer.Send(FrameType.PassBegin, announcement);
-        _work = new PassWork((uint)index, pages, _senders.Count, ForgetsLastWord && index > 0);
-        long start = _time.GetTimestamp();
-        foreach (PageSender sender in _senders)
-            sender.Begin(_work);
-        AwaitPass(_work, dirtyPages, readParts: !final);
-        TimeSpan duration = _time.GetElapsedTime(start);
-        var report = new PassReport(
-            index, dirtyPages, _work.SentPages, _work.ZeroPages, _work.Bytes, duration, sources, final)
+        IReadOnlyList<DirtyCount> before = _sources;
+        if (_carried is { } inHand)
         {
-            UnchangedPages = _work.UnchangedPages,
-        };
-        _work.Dispose();
-        _work = null;
-        double rate = report.BytesPerSecond;
-        _bytesPerSecond = report.Bytes >= MeasurableBytes ? rate : Math.Max(rate, _bytesPerSecond);
-        return report;
+            inHand.Dispose();
+            _carried = null;
+        }
+        else
+        {
+            before = [];
+        }
+
+        Harvest();
+        _sources = Sum(before, _sources);
     }
 
-    private void AwaitPass(PassWork work, ulong dirtyPages, bool readParts)
+    /// <summary>Harvests now and then while the pass goes on, the last time so early that the channels need not wait for
+    /// it.</summary>
+    private void HarvestWhile(PassWork work, long start)
     {
-        WaitHandle[] handles = [work.Acknowledged, Link.Faulted, _cancel.WaitHandle];
-        long lastProgress = _time.GetTimestamp();
-        while (true)
+        while (work.UntakenPages > 0)
         {
-            bool idle = true;
-            if (readParts)
+            double share = 1 - (work.UntakenPages / (double)Math.Max(1, work.DirtyPages - work.SkippedPages));
+            double elapsed = _time.GetElapsedTime(start).TotalSeconds;
+            if (share > 0.02 && elapsed / share * (1 - share) <= _harvestTime.TotalSeconds)
+                break;
+            if (Look(work, work.Sent, readParts: true))
+                break;
+            TimeSpan since = _time.GetElapsedTime(_lastHarvest);
+            if (_harvestEvery > TimeSpan.Zero && since >= _harvestEvery)
             {
-                foreach (PartStream part in _parts)
-                    idle &= part.Pump(PumpBytes, _cancel);
-            }
-
-            // While parts have something to say this only looks; otherwise it waits.
-            int signalled = WaitHandle.WaitAny(handles, idle ? 100 : 0);
-            _cancel.ThrowIfCancellationRequested();
-            Link.ThrowIfFaulted();
-            if (signalled == 0)
-                return;
-            if (_time.GetElapsedTime(lastProgress) >= ProgressInterval)
-            {
-                lastProgress = _time.GetTimestamp();
-                Emit(new MigrationEvent.PassProgress(
-                    (int)work.Index, work.SentPages + work.ZeroPages + work.UnchangedPages, dirtyPages, work.Bytes));
+                HarvestMore();
+                work.Skip(Carried.Pages);
+                _policy.Observe(_sources.Aggregate(0UL, (sum, source) => sum + source.PageCount) - _observed, since);
+                _observed = _sources.Aggregate(0UL, (sum, source) => sum + source.PageCount);
             }
         }
+
+        _observed = 0;
+        HarvestMore();
+        work.Skip(Carried.Pages);
     }
+
+    private ulong _observed;
+
+    /// <summary>The harvest in hand becomes a pass.</summary>
+    private PassWork BeginPass(bool final)
+    {
+        var work = new PassWork(
+            (uint)_nextPass, Carried, _nextPass == 0 ? _holes : null, _channels.Count, final, ForgetsLastWord && _nextPass > 0);
+        _passesUnderWay.Add(work);
+        _carried = null;
+        _nextPass++;
+        Span<byte> announcement = stackalloc byte[16];
+        Messages.WritePair(announcement, work.Index, work.DirtyPages);
+        Link.Writer.Send(FrameType.PassBegin, announcement);
+        foreach (SourceChannel channel in _channels)
+            channel.Post(work);
+        return work;
+    }
+
+    private static PassReport Describe(PassWork work, TimeSpan duration, IReadOnlyList<DirtyCount> sources) =>
+        new(
+            (int)work.Index, work.DirtyPages, work.SentPages, work.ZeroPages, work.Bytes, duration, sources, work.IsFinal)
+        {
+            UnchangedPages = work.UnchangedPages,
+            RepeatedPages = work.RepeatedPages,
+            SkippedPages = work.SkippedPages,
+        };
+
+    /// <summary>Commits what is acknowledged, and waits until no more than so many passes are not.</summary>
+    private void AwaitAcknowledgements(int keep)
+    {
+        while (_passesUnderWay.Count > 0)
+        {
+            PassWork oldest = _passesUnderWay[0];
+            if (_passesUnderWay.Count > keep)
+            {
+                AwaitChannels(oldest, oldest.Acknowledged, readParts: true);
+                // An acknowledgement can be faster than the thread that sent what it is for.
+                AwaitChannels(oldest, oldest.Sent, readParts: false);
+            }
+            else if (!oldest.IsAcknowledged)
+                return;
+            oldest.Commit();
+            oldest.Dispose();
+            _passesUnderWay.RemoveAt(0);
+        }
+    }
+
+    private void AwaitChannels(PassWork work, WaitHandle until, bool readParts)
+    {
+        while (!Look(work, until, readParts))
+        {
+        }
+    }
+
+    /// <summary>Waits a moment for the event; meanwhile parts are read, failures seen, and progress is told.</summary>
+    private bool Look(PassWork work, WaitHandle until, bool readParts)
+    {
+        bool idle = true;
+        if (readParts)
+        {
+            foreach (PartStream part in _parts)
+                idle &= part.Pump(PumpBytes, _cancel);
+        }
+
+        // While parts have something to say this only looks; otherwise it waits.
+        int signalled = WaitHandle.WaitAny([until, Link.Faulted, _cancel.WaitHandle], idle ? 20 : 0);
+        _cancel.ThrowIfCancellationRequested();
+        Link.ThrowIfFaulted();
+        if (signalled != 0 && _time.GetElapsedTime(_lastProgress) >= ProgressInterval)
+        {
+            _lastProgress = _time.GetTimestamp();
+            Emit(new MigrationEvent.PassProgress(
+                (int)work.Index, work.SentPages + work.ZeroPages + work.UnchangedPages, work.DirtyPages, work.Bytes));
+        }
+
+        return signalled == 0;
+    }
+
+    private long _lastProgress;
 
     /// <summary>Reads what parts want read before the stop; bounded by the idle timeout.</summary>
     private void DrainInitialState()
@@ -141,14 +331,14 @@ internal sealed partial class SourceRun
         long start = _time.GetTimestamp();
         foreach (PartStream part in _parts)
         {
-            while (Estimate(part).InitialBytes > 0)
+            while (part.Estimate().InitialBytes > 0)
             {
                 bool idle = part.Pump(PumpBytes, _cancel);
                 Link.ThrowIfFaulted();
                 if (_time.GetElapsedTime(start) > AnswerLimit)
                 {
                     throw new MigrationFailedException(
-                        $"The part {part.Name} still has {Estimate(part).InitialBytes} initial bytes to send "
+                        $"The part {part.Name} still has {part.Estimate().InitialBytes} initial bytes to send "
                             + $"after {Words.Of(AnswerLimit)}, so it is not ready to be stopped.");
                 }
 
@@ -158,28 +348,19 @@ internal sealed partial class SourceRun
         }
     }
 
-    /// <summary>Asked right before the stop, although all was drained before: a device can begin anew at any
-    /// time.</summary>
-    private bool IsReadyToStop() => _parts.TrueForAll(part => Estimate(part).InitialBytes == 0);
-
-    private ulong EstimateState()
+    private (ulong Bytes, bool Unknown) EstimateState()
     {
         ulong total = 0;
+        bool unknown = false;
         foreach (PartStream part in _parts)
         {
-            StateEstimate estimate = Estimate(part);
+            StateEstimate estimate = part.Estimate();
+            unknown |= estimate.StopBytes is null;
             // A part that can not tell has at least what it could be asked for now.
             total += estimate.StopBytes ?? estimate.InitialBytes + estimate.DirtyBytes;
         }
 
-        return total;
-    }
-
-    private static StateEstimate Estimate(PartStream part)
-    {
-        StateEstimate estimate = default;
-        PartStep.Do(part.Part, "say how much state it has", migratable => estimate = migratable.Estimate());
-        return estimate;
+        return (total, unknown);
     }
 
     private void EndPass(PassReport pass)

@@ -19,31 +19,32 @@ internal sealed partial class SourceRun
     private void Switchover()
     {
         Begin(MigrationPhase.Switchover);
-        DirtyLease carried = _carried ?? throw new InvariantException("The switchover needs the last harvest of "
-            + "precopy.");
-        // Allocated here and not while the machine stands still.
-        var pages = new PageBitmap(carried.Pages.PageCount);
-        pages.Or(carried.Pages);
+        // What is in hand is in the final harvest again; given back here and not while the machine stands still.
+        IReadOnlyList<DirtyCount> before = _sources;
+        Carried.Dispose();
+        _carried = null;
         Link.Writer.Send(FrameType.SwitchoverBegin, default);
-        DirtyLease? early = null;
         if ((_options.Faults & MigrationFaults.EarlyFinalHarvest) != 0)
         {
-            early = Harvest();
+            Harvest();
             // The fault is only one if somebody writes in between.
             _cancel.WaitHandle.WaitOne(50);
         }
 
         StopMachine();
-        DirtyLease final = early ?? Harvest();
-        pages.Or(final.Pages);
+        Countdown partsDone = FinishParts();
+        long start = _time.GetTimestamp();
+        if (_carried is null)
+            Harvest();
         _downtime.Mark("final harvest");
-        PassReport pass = RunPass(
-            _passes.Count, pages, pages.CountSet(), Sum(carried.BySource, final.BySource), final: true);
-        carried.Commit();
-        final.Commit();
-        _leases.Clear();
+        IReadOnlyList<DirtyCount> after = _sources;
+        PassWork work = BeginPass(final: true);
+        AwaitChannels(work, work.Acknowledged, readParts: false);
+        PassReport pass = Describe(work, _time.GetElapsedTime(start), Sum(before, after));
+        AwaitAcknowledgements(keep: 0);
         _downtime.Mark("last pages");
-        SendStateToItsEnd(pass.Index + 1);
+        AwaitChannels(work, partsDone.Done, readParts: false);
+        EndState();
         EndPass(pass);
     }
 
@@ -52,6 +53,7 @@ internal sealed partial class SourceRun
         _cancel.ThrowIfCancellationRequested();
         Link.ThrowIfFaulted();
         _stopCalled = true;
+        _handover = _handover.Stop();
         _downtime.Start();
         try
         {
@@ -63,24 +65,31 @@ internal sealed partial class SourceRun
         }
 
         _downtime.Mark("stop workload");
-        foreach (IMigratable part in _machine.Parts)
-            PartStep.Do(part, "stop talking to its peers", migratable => migratable.EnterP2P());
-        foreach (IMigratable part in _machine.Parts)
-            PartStep.Do(part, "stop", migratable => migratable.Stop());
+        foreach (PartStream part in _parts)
+            part.Do("stop talking to its peers", migratable => migratable.EnterP2P());
+        foreach (PartStream part in _parts)
+            part.Do("stop", migratable => migratable.Stop());
         _downtime.Mark("stop devices");
+        _stopCost = _downtime.Total;
         _cancel.ThrowIfCancellationRequested();
     }
 
-    private void SendStateToItsEnd(int passes)
+    /// <summary>
+    /// The state of each part goes out on its channel, all channels at the same time and ahead of the last pages, so that
+    /// the destination loads while those are on their way.
+    /// </summary>
+    private Countdown FinishParts()
     {
-        foreach (PartStream part in _parts)
-        {
-            part.Pump(ulong.MaxValue, _cancel);
-            part.SendEnd();
-        }
+        var done = new Countdown(_channels.Count);
+        foreach (SourceChannel channel in _channels)
+            channel.Post([.. _parts.Where(part => part.Channel == channel)], done);
+        return done;
+    }
 
+    private void EndState()
+    {
         Span<byte> payload = stackalloc byte[16];
-        Messages.WritePair(payload, (ulong)passes, (ulong)_parts.Count);
+        Messages.WritePair(payload, (ulong)_nextPass, (ulong)_parts.Count);
         Link.Writer.Send(FrameType.AllSent, payload);
         _downtime.Mark("device state");
         try
@@ -93,7 +102,8 @@ internal sealed partial class SourceRun
         }
 
         _downtime.Mark("flush disks");
-        Link.Expect(FrameType.StateLoaded, _cancel).Dispose();
+        using (ControlFrame loaded = Link.Expect(FrameType.StateLoaded, _cancel))
+            _loadTimes = Messages.ReadTimes(loaded.Reader, _parts.Count);
         _downtime.Mark("load at destination");
     }
 
@@ -121,13 +131,13 @@ internal sealed partial class SourceRun
     {
         Begin(MigrationPhase.Commit);
         Span<byte> payload = stackalloc byte[16];
-        Messages.WritePair(payload, (ulong)_passes.Count, 0);
+        Messages.WritePair(payload, (ulong)_nextPass, 0);
         lock (_gate)
         {
             // ORDER: a cancel is either seen here, or finds the migration committed and leaves the connections alone.
             _cancel.ThrowIfCancellationRequested();
             Link.ThrowIfFaulted();
-            _committed = true;
+            _handover = _handover.SendCommit();
         }
 
         Link.Writer.Send(FrameType.Commit, payload);
@@ -141,8 +151,18 @@ internal sealed partial class SourceRun
             Decided($"The disks could not be released: {failure.Message}");
         }
 
-        Link.Expect(FrameType.Committed, CancellationToken.None).Dispose();
+        using (ControlFrame committed = Link.Expect(FrameType.Committed, CancellationToken.None))
+        {
+            PayloadReader reader = committed.Reader;
+            reader.U64();
+            _destinationTimes.Add(new DowntimePart("take the disks", Messages.ReadTime(ref reader)));
+            _destinationTimes.Add(new DowntimePart("start", Messages.ReadTime(ref reader)));
+        }
+
+        _handover = _handover.Learn(MachineFate.RunsThere);
         _downtime.Mark("commit and start");
+        // The destination need not stay to be asked. If this is lost it stays, and nobody asks.
+        Link.SayLast(FrameType.Done, CancelGrace);
     }
 
     private void WarnOfLateCancel()

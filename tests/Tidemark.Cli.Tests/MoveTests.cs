@@ -29,6 +29,33 @@ public sealed class MoveTests
     }
 
     [Fact]
+    public void A_machine_moves_encrypted_with_certificates_made_by_the_command()
+    {
+        using var scene = new Scene();
+        CommandLine made = scene.Expect(0, "certificates", "pki", "--host", "127.0.0.1", "--host", "hosta", "--host", "hostb");
+        Assert.Equal(["pki/ca", "pki/127.0.0.1", "pki/hosta", "pki/hostb"], made.Output.Trim().Split('\n'));
+        scene.Expect(1, "certificates", "pki", "--host", "hosta");
+        CommandLine source = scene.StartMachine("quiet.json");
+        (CommandLine receiver, string address) = scene.StartReceiver("quiet.json", "--tls", "pki/127.0.0.1", "--tls-peer", "hosta");
+
+        // Nobody gets in without the right certificate, and the machine goes on where it is.
+        Assert.Contains("say --tls FOLDER", scene.Expect(1, "migrate", "quiet", address).All, StringComparison.Ordinal);
+        Assert.Contains("not for hosta", scene.Expect(1, "migrate", "quiet", address, "--tls", "pki/hostb").All, StringComparison.Ordinal);
+        Assert.Contains("not for hostb; say --tls-peer", scene.Expect(1, "migrate", "quiet", address, "--tls", "pki/hosta", "--tls-peer", "hostb").All, StringComparison.Ordinal);
+        Assert.Contains("does not exist", scene.Expect(64, "migrate", "quiet", address, "--tls", "pki/none").All, StringComparison.Ordinal);
+        AssertRunsAtSource(scene, "quiet");
+
+        JsonNode result = JsonNode.Parse(scene.Expect(
+            0, "migrate", "quiet", address, "--tls", "pki/hosta", "--bandwidth-limit", "1GiB", "--verify", "--json").Output)!;
+        Assert.Equal("completed", (string?)result["outcome"]);
+        Assert.True((bool)result["verified"]!["memoryEqual"]!);
+        Assert.Equal(0, source.WaitForEnd());
+        Scene.WaitFor(receiver, () => receiver.Output.Contains("runs here now", StringComparison.Ordinal));
+        scene.Expect(0, "stop", "there");
+        Assert.Equal(0, receiver.WaitForEnd());
+    }
+
+    [Fact]
     public void A_machine_that_passes_the_limit_of_locked_memory_is_told_which_limit_and_what_to_do()
     {
         using var scene = new Scene();

@@ -61,9 +61,9 @@ internal sealed class Scene : IDisposable
         return process;
     }
 
-    public (CommandLine Process, string Address) StartReceiver(string file)
+    public (CommandLine Process, string Address) StartReceiver(string file, params string[] more)
     {
-        CommandLine process = Start("receive", file, "--name", "there", "--listen", "tcp:127.0.0.1:0");
+        CommandLine process = Start(["receive", file, "--name", "there", "--listen", "tcp:127.0.0.1:0", .. more]);
         WaitFor(process, () => process.Output.Contains(" receives at ", StringComparison.Ordinal));
         return (process, process.Output.Split(" receives at ")[1].Split(' ')[0]);
     }

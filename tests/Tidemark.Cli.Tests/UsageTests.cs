@@ -21,6 +21,12 @@ public sealed partial class UsageTests
     [InlineData("There is no such file", "run", "none.json")]
     [InlineData("empty or no ordinary file", "run", "/dev/zero")]
     [InlineData("beyond this machine", "receive", "quiet.json", "--listen", "tcp:0.0.0.0:0")]
+    [InlineData("Say --tls FOLDER on both sides", "migrate", "quiet", "tcp:192.0.2.1:4711")]
+    [InlineData("contradict each other", "migrate", "quiet", "tcp:192.0.2.1:4711", "--tls", "pki", "--insecure")]
+    [InlineData("without --tls there are none", "receive", "quiet.json", "--tls-peer", "hosta")]
+    [InlineData("The TLS folder none does not exist", "receive", "quiet.json", "--listen", "tcp:0.0.0.0:0", "--tls", "none")]
+    [InlineData("--bandwidth-limit is \"1KiB\"", "migrate", "quiet", "unix:s", "--bandwidth-limit", "1KiB")]
+    [InlineData("--days is \"0\"", "certificates", "pki", "--host", "hosta", "--days", "0")]
     [InlineData("is not an address", "migrate", "quiet", "nowhere")]
     [InlineData("add --kernel soft", "conform", "--profile", "vtd")]
     [InlineData("There is no profile \"bogus\"", "conform", "--kernel", "soft", "--profile", "bogus")]
@@ -92,9 +98,9 @@ public sealed partial class UsageTests
     public void Every_option_in_the_documents_exists()
     {
         using var scene = new Scene();
-        string[] commands = ["demo", "run", "receive", "migrate", "status", "cancel", "list", "stop", "check", "conform", "replay", "version"];
+        string[] commands = ["demo", "run", "receive", "migrate", "status", "cancel", "list", "stop", "check", "conform", "replay", "dirty-rate", "certificates", "version"];
         string help = string.Concat(commands.Select(command => scene.Expect(0, command, "--help").Output));
-        string[] documents = ["README.md", "docs/start.md", "docs/reference/cli.md", "docs/reference/json.md"];
+        string[] documents = ["README.md", "docs/start.md", "docs/reference/cli.md", "docs/reference/json.md", "docs/guide/security.md", "SECURITY.md"];
         int count = 0;
         foreach (string document in documents)
         {

@@ -89,7 +89,7 @@ public sealed class HandoverTests : IDisposable
         MachineDescription description = DescribeAssisted(1);
         GuestMachine source = _rig.AssembleRunning(description, fault);
         (MigrationOutcome sent, MigrationOutcome received) = _rig.Migrate(
-            source, _rig.Assemble(description), new MigrationOptions { Verify = true, Faults = engine });
+            source, _rig.Assemble(description), new MigrationOptions { Verify = true, Faults = engine, RetryFor = TimeSpan.Zero });
         Assert.Equal(MigrationResult.Failed, sent.Result);
         Assert.Equal(MigrationResult.Failed, received.Result);
         Assert.Equal(caughtBy, sent.CaughtBy);
@@ -122,7 +122,8 @@ public sealed class HandoverTests : IDisposable
         GuestMachine source = _rig.AssembleRunning(description);
         BreakingAcceptor? acceptor = null;
         (MigrationOutcome sent, _) = _rig.Migrate(
-            source, _rig.Assemble(description), wire: inner => acceptor = new BreakingAcceptor(inner, long.MaxValue),
+            source, _rig.Assemble(description), new MigrationOptions { Verify = true, RetryFor = TimeSpan.Zero },
+            wire: inner => acceptor = new BreakingAcceptor(inner, long.MaxValue),
             onPhase: began =>
             {
                 if (began == phase)

@@ -215,7 +215,7 @@ public sealed class MachineMigrationTests : IDisposable
         GuestMachine source = _rig.AssembleRunning(description);
         // One channel, which carries the fill and more in pass 0: with two it would be chance which of them breaks.
         (MigrationOutcome sent, MigrationOutcome received) = _rig.Migrate(
-            source, _rig.Assemble(description), new MigrationOptions { Verify = true, Channels = 1 },
+            source, _rig.Assemble(description), new MigrationOptions { Verify = true, Channels = 1, RetryFor = TimeSpan.Zero },
             wire: acceptor => new BreakingAcceptor(acceptor, breakAfter: 4 << 20));
         Assert.Equal(MigrationResult.Failed, sent.Result);
         Assert.Equal(MigrationResult.Failed, received.Result);

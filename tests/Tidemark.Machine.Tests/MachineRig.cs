@@ -122,7 +122,8 @@ internal sealed class MachineRig : IDisposable
     /// <summary>Moves a machine through a Unix socket.</summary>
     public (MigrationOutcome Source, MigrationOutcome Destination) Migrate(
         GuestMachine source, GuestMachine destination, MigrationOptions? options = null, Func<IAcceptor, IAcceptor>? wire = null,
-        MigrationPhase? cancelAt = null, Action<MigrationPhase>? onPhase = null)
+        MigrationPhase? cancelAt = null, Action<MigrationPhase>? onPhase = null,
+        Func<MigrationAddress, IConnector>? connect = null)
     {
         var address = new MigrationAddress.Unix(Path.Combine(Folder, "migration.sock"));
         using SocketAcceptor listener = SocketAcceptor.Listen(address);
@@ -134,7 +135,7 @@ internal sealed class MachineRig : IDisposable
             destination, acceptor, new DestinationOptions(), new SilentObserver(), TimeProvider.System).Run(giveUp.Token));
         receiver.Start();
         MigrationOutcome sent = new MigrationSource(
-            source, new SocketConnector(address, TimeSpan.FromSeconds(5)), options ?? new MigrationOptions { Verify = true },
+            source, connect?.Invoke(address) ?? new SocketConnector(address, TimeSpan.FromSeconds(5)), options ?? new MigrationOptions { Verify = true },
             new CancellingObserver(cancelAt, cancel, onPhase), TimeProvider.System).Run(cancel.Token);
         receiver.Join();
         return (sent, received!);
@@ -202,7 +203,7 @@ internal sealed class MachineRig : IDisposable
         }
     }
 
-    private sealed class SilentObserver : IMigrationObserver
+    internal sealed class SilentObserver : IMigrationObserver
     {
         public void OnEvent(MigrationEvent migrationEvent)
         {

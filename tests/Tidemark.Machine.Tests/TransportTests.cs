@@ -121,6 +121,40 @@ public sealed class TransportTests : IDisposable
         Assert.Contains("there is no such socket", failure.Message, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_connect_that_is_not_answered_says_how_long_it_waited_and_can_be_cancelled(bool tcp)
+    {
+        // A listener that takes nobody: what comes after its queue is full is not answered.
+        using var listener = new Socket(
+            tcp ? AddressFamily.InterNetwork : AddressFamily.Unix, SocketType.Stream, tcp ? ProtocolType.Tcp : ProtocolType.Unspecified);
+        string path = Path.Combine(_folder, "full");
+        listener.Bind(tcp ? new IPEndPoint(IPAddress.Loopback, 0) : new UnixDomainSocketEndPoint(path));
+        listener.Listen(0);
+        MigrationAddress address = tcp
+            ? new MigrationAddress.Tcp("127.0.0.1", ((IPEndPoint)listener.LocalEndPoint!).Port)
+            : new MigrationAddress.Unix(path);
+        var queued = new List<IConnection>();
+        IOException? failure = null;
+        while (failure is null && queued.Count < 20)
+        {
+            try
+            {
+                queued.Add(new SocketConnector(address, TimeSpan.FromMilliseconds(300)).Connect(default));
+            }
+            catch (IOException full)
+            {
+                failure = full;
+            }
+        }
+
+        Assert.Contains("no answer for 0.3 s", failure!.Message, StringComparison.Ordinal);
+        using var cancelled = new CancellationTokenSource(30);
+        Assert.ThrowsAny<OperationCanceledException>(() => Connector(address).Connect(cancelled.Token));
+        queued.ForEach(connection => connection.Dispose());
+    }
+
     [Fact]
     public void A_cancelled_connect_and_accept_end()
     {

@@ -54,7 +54,7 @@ public sealed class DirtyTrackerTests
         _first.Write(5);
         DirtyLease lease = _tracker.Harvest();
         lease.Commit();
-        Assert.Throws<InvalidOperationException>(lease.Commit);
+        Assert.Throws<InvariantException>(() => lease.Commit());
         lease.Dispose();
         Assert.Equal(0UL, _tracker.CountPending());
 
@@ -62,7 +62,7 @@ public sealed class DirtyTrackerTests
         DirtyLease returned = _tracker.Harvest();
         returned.Dispose();
         returned.Dispose();
-        Assert.Throws<InvalidOperationException>(returned.Commit);
+        Assert.Throws<InvariantException>(() => returned.Commit());
         Assert.Equal(1UL, _tracker.CountPending());
     }
 

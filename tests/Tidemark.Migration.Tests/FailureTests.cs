@@ -160,7 +160,8 @@ public sealed class FailureTests
         MigrationOutcome outcome = world.Run();
         Assert.Equal((MigrationResult.Failed, MigrationPhase.Precopy), (outcome.Result, outcome.Phase));
         Assert.Contains("raise the downtime limit", outcome.Cause, StringComparison.Ordinal);
-        Assert.Equal(4, outcome.Report.Passes.Count);
+        // Told before the passes are used up when it can be proved.
+        Assert.InRange(outcome.Report.Passes.Count, 2, 4);
         world.CheckRunners(outcome);
     }
 

@@ -290,8 +290,8 @@ public sealed class LegacyContainerTests : IDisposable
             tracking.Leave(nvme);
             using (DirtyLease last = tracker.Harvest())
             {
-                last.Commit();
                 Assert.True(last.Pages[700]);
+                last.Commit();
             }
 
             Assert.Equal(0UL, Count(tracker));

@@ -184,7 +184,7 @@ public sealed class ReferenceDefectTests : IDisposable
         tracker.Start();
         _kernel.ExpectDirtyRead(0, MiB, Errno.Success, 3);
         _kernel.ExpectDirtyRead(0, MiB, Errno.EIO, 4);
-        Assert.Throws<KernelException>(tracker.Harvest);
+        Assert.Throws<KernelException>(() => tracker.Harvest());
         _kernel.ExpectDirtyRead(0, MiB);
         _kernel.ExpectDirtyRead(0, MiB);
         using DirtyLease lease = tracker.Harvest();

@@ -37,11 +37,11 @@ public sealed class SoftKernelTests : IDisposable
             queue.Identify(page: 1999);
             using (DirtyLease lease = tracker.Harvest())
             {
-                lease.Commit();
                 ulong[] written = [700, 1999, queue.CompletionPage];
                 Assert.All(written, page => Assert.True(lease.Pages[page]));
                 Assert.Equal(
                     expected == TrackerKind.Assumed ? _rig.Memory.SpanPages : 3UL, lease.PageCount);
+                lease.Commit();
             }
 
             using (DirtyLease quiet = tracker.Harvest())

@@ -133,8 +133,9 @@ internal sealed class TrackedScene : IDisposable
     public HashSet<ulong> Harvest()
     {
         using DirtyLease lease = Tracker.Harvest();
+        HashSet<ulong> pages = [.. ToPages(lease.Pages)];
         lease.Commit();
-        return [.. ToPages(lease.Pages)];
+        return pages;
     }
 
     public static IEnumerable<ulong> ToPages(PageBitmap pages)

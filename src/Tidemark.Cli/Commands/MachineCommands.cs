@@ -86,6 +86,10 @@ internal static class MachineCommands
         runner, "cancel", "Cancel a machine's migration; the machine goes on running where it is.", "cancel",
         name => $"The migration of {name} is cancelled; it goes on running here.");
 
+    public static Command Switchover(CommandRunner runner) => Simple(
+        runner, "switchover", "Let a migration with --pause-before-switchover stop the machine as soon as it fits.", "switchover",
+        name => $"{name} is handed over as soon as it fits the limit.");
+
     public static Command Stop(CommandRunner runner) => Simple(
         runner, "stop", "Stop a machine and end its process.", "stop", name => $"{name} is stopped.");
 

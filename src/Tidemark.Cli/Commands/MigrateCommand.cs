@@ -16,17 +16,29 @@ internal static class MigrateCommand
         Option<int> channels = SharedOptions.Channels();
         Option<int> limit = SharedOptions.DowntimeLimit();
         var verify = new Option<bool>("--verify") { Description = "Compare all memory of both sides after the stop, before the hand-over." };
+        Option<string> whenStuck = SharedOptions.Words(
+            "--when-stuck", "What to do when the machine writes faster than it can be moved.",
+            "give-up", "wait", "raise-limit", "throttle", "switch-over");
+        Option<int> ceiling = SharedOptions.Milliseconds("--limit-ceiling", "For raise-limit: never a longer downtime than this.", 3000);
+        Option<int> timeout = SharedOptions.Seconds("--timeout", "Longest time before the stop, in seconds; 0: no limit.", 0, 7 * 24 * 3600);
+        Option<int> retry = SharedOptions.Seconds("--retry", "How long a lost connection is tried again, in seconds; 0: not at all.", 15, 3600);
+        Option<string> compress = SharedOptions.Words("--compress", "Compress pages with zstd: not, where it pays, or always.", "off", "auto", "always");
+        var pause = new Option<bool>("--pause-before-switchover") { Description = "Keep the machine running and up to date until `tidemark switchover`." };
+        Option<string?> tls = SharedOptions.Tls();
+        Option<string?> tlsPeer = SharedOptions.TlsPeer("What the destination's certificate must be for; without it: the address's host.");
+        Option<string?> rate = SharedOptions.BandwidthLimit();
         var insecure = new Option<bool>("--insecure") { Description = "Allow an unencrypted migration beyond this host." };
         Option<bool> json = SharedOptions.Json();
         Option<string?> report = SharedOptions.Report();
         var command = new Command("migrate", "Move a running machine to another process or host.\n\nCtrl-C cancels; before the hand-over the machine then goes on running here.")
         {
-            name, to, channels, limit, verify, insecure, json, report,
+            name, to, channels, limit, whenStuck, ceiling, timeout, retry, rate, compress, verify, pause, tls, tlsPeer, insecure,
+            json, report,
         };
         runner.Attach(command, (parsed, terminal, cancellation) =>
         {
             MigrationAddress address = SharedOptions.Address(parsed.GetRequiredValue(to));
-            SharedOptions.RequireSafe(address, parsed.GetValue(insecure));
+            SharedOptions.RequireSafe(address, parsed.GetValue(tls), parsed.GetValue(tlsPeer), parsed.GetValue(insecure));
             HtmlReport.RequireWritable(parsed.GetValue(report));
             var request = new JsonObject
             {
@@ -36,6 +48,16 @@ internal static class MigrateCommand
                 ["channels"] = parsed.GetValue(channels),
                 ["downtimeLimitMilliseconds"] = parsed.GetValue(limit),
                 ["verify"] = parsed.GetValue(verify),
+                ["whenStuck"] = parsed.GetValue(whenStuck),
+                ["limitCeilingMilliseconds"] = parsed.GetValue(ceiling),
+                ["timeoutMilliseconds"] = parsed.GetValue(timeout) is > 0 and int seconds ? seconds * 1000L : null,
+                ["retryMilliseconds"] = parsed.GetValue(retry) * 1000L,
+                ["compress"] = parsed.GetValue(compress),
+                ["pauseBeforeSwitchover"] = parsed.GetValue(pause),
+                // The machine's process opens the files, so that a key goes to nobody else.
+                ["tls"] = parsed.GetValue(tls) is { } folder ? Path.GetFullPath(folder) : null,
+                ["tlsPeer"] = parsed.GetValue(tlsPeer),
+                ["bandwidthLimit"] = SharedOptions.ParseRate(parsed.GetValue(rate)),
             };
             JsonObject result = Run(parsed.GetRequiredValue(name), request, terminal, cancellation);
             if (parsed.GetValue(json))

@@ -57,6 +57,10 @@ internal static class RunCommand
             Description = "Where to wait: tcp:host:port (port 0: any free one), unix:path or fd:n-m.", HelpName = "ADDRESS",
             DefaultValueFactory = _ => "tcp:127.0.0.1:4711",
         };
+        Option<int> waitForSource = SharedOptions.Seconds(
+            "--wait-for-source", "How long to keep what has arrived when the connection is lost, in seconds (0 to 3600).", 60, 3600);
+        Option<string?> tls = SharedOptions.Tls();
+        Option<string?> tlsPeer = SharedOptions.TlsPeer("What the source's certificate must be for; without it any of the CA will do.");
         var insecure = new Option<bool>("--insecure") { Description = "Allow an unencrypted migration from beyond this host." };
         Option<string?> name = NameOption();
         Option<string?> kernel = SharedOptions.Kernel(KernelMeaning);
@@ -64,12 +68,13 @@ internal static class RunCommand
         Option<bool> tied = TiedOption();
         var command = new Command("receive", "Wait for a machine that matches the file, take it, and run it.\n\nTakes one machine. Ends with 1 when the migration fails: the machine then runs where it was.")
         {
-            file, listen, insecure, name, kernel, trace, tied,
+            file, listen, waitForSource, tls, tlsPeer, insecure, name, kernel, trace, tied,
         };
         runner.Attach(command, (parsed, terminal, cancellation) =>
         {
             MigrationAddress address = SharedOptions.Address(parsed.GetRequiredValue(listen));
-            SharedOptions.RequireSafe(address, parsed.GetValue(insecure));
+            SharedOptions.RequireSafe(address, parsed.GetValue(tls), parsed.GetValue(tlsPeer), parsed.GetValue(insecure));
+            using TlsCredentials? credentials = MigrationWire.LoadCredentials(parsed.GetValue(tls));
             return Host(
                 new HostRequest(
                     parsed.GetRequiredValue(file), parsed.GetValue(name), parsed.GetValue(kernel), Plant: null,
@@ -77,8 +82,14 @@ internal static class RunCommand
                 terminal,
                 (process, token) =>
                 {
-                    using SocketAcceptor acceptor = SocketAcceptor.Listen(address);
-                    return process.Receive(acceptor, new DestinationOptions(), token);
+                    using Lobby acceptor = MigrationWire.Listen(
+                        address, credentials, parsed.GetValue(tlsPeer), process.Kernel, terminal.Note);
+                    var options = new DestinationOptions
+                    {
+                        AwaitSourceFor = TimeSpan.FromSeconds(parsed.GetValue(waitForSource)),
+                        Codec = MigrationRequest.FindCodec(),
+                    };
+                    return process.Receive(acceptor, options, token);
                 },
                 cancellation);
         });

@@ -36,16 +36,59 @@ internal static class SharedOptions
         return option;
     }
 
-    public static Option<int> DowntimeLimit()
+    public static Option<int> DowntimeLimit() =>
+        Milliseconds("--downtime-limit", "How long the machine may stand still.", 300);
+
+    public static Option<int> Milliseconds(string name, string meaning, int usual)
     {
-        var option = new Option<int>("--downtime-limit")
-        {
-            Description = "How long the machine may stand still, in milliseconds (1 to 600000).", HelpName = "MS",
-            DefaultValueFactory = _ => 300,
-        };
-        option.Validators.Add(result => CheckRange(result, "--downtime-limit", 1, 600_000));
+        var option = new Option<int>(name) { Description = $"{meaning} In milliseconds (1 to 600000).", HelpName = "MS", DefaultValueFactory = _ => usual };
+        option.Validators.Add(result => CheckRange(result, name, 1, 600_000));
         return option;
     }
+
+    public static Option<int> Seconds(string name, string meaning, int usual, int maximum)
+    {
+        var option = new Option<int>(name) { Description = meaning, HelpName = "SECONDS", DefaultValueFactory = _ => usual };
+        option.Validators.Add(result => CheckRange(result, name, 0, maximum));
+        return option;
+    }
+
+    /// <summary>One of a few words.</summary>
+    public static Option<string> Words(string name, string meaning, params string[] words)
+    {
+        var option = new Option<string>(name) { Description = meaning, HelpName = string.Join('|', words), DefaultValueFactory = _ => words[0] };
+        option.Validators.Add(result =>
+        {
+            if (result.GetValueOrDefault<string>() is { } value && !words.Contains(value))
+                result.AddError($"{name} is \"{value}\"; it must be one of: {string.Join(", ", words)}.");
+        });
+        return option;
+    }
+
+    public static Option<string?> Tls() => new("--tls")
+    {
+        Description = "Encrypt, and show and check certificates: a folder with ca.pem, cert.pem and key.pem.", HelpName = "FOLDER",
+    };
+
+    public static Option<string?> TlsPeer(string meaning) => new("--tls-peer") { Description = meaning, HelpName = "NAME" };
+
+    public static Option<string?> BandwidthLimit()
+    {
+        var option = new Option<string?>("--bandwidth-limit")
+        {
+            Description = "Most bytes a second over all connections together, as 100MiB.", HelpName = "RATE",
+        };
+        option.Validators.Add(result =>
+        {
+            if (result.GetValueOrDefault<string?>() is { } text && ParseRate(text) is null)
+                result.AddError($"--bandwidth-limit is \"{text}\"; it must be bytes a second, as 100MiB, and at least {ByteSize.Format(Machine.Transport.BandwidthLimit.Minimum)}.");
+        });
+        return option;
+    }
+
+    /// <summary>Null when it is no rate, or too small.</summary>
+    public static ulong? ParseRate(string? text) =>
+        ByteSize.TryParse(text, out ulong rate) && rate >= Machine.Transport.BandwidthLimit.Minimum ? rate : null;
 
     public static Option<string?> Report() => new("--report") { Description = "Write an HTML report with a heat map of dirty pages.", HelpName = "FILE" };
 
@@ -77,15 +120,19 @@ internal static class SharedOptions
         MigrationAddress.Parse(text, out string problem) ?? throw new CommandFailure(problem, ExitCode.Usage);
 
     /// <summary>
-    /// Plain TCP lets anybody on the way read and change guest memory: only loopback without --insecure.
+    /// Plain TCP lets anybody on the way read and change guest memory: only loopback without --tls or --insecure.
     /// </summary>
     /// <exception cref="CommandFailure">It would leave this machine.</exception>
-    public static void RequireSafe(MigrationAddress address, bool insecure)
+    public static void RequireSafe(MigrationAddress address, string? tls, string? tlsPeer, bool insecure)
     {
-        if (address is MigrationAddress.Tcp { IsLoopback: false } && !insecure)
+        if (tls is not null && insecure)
+            throw new CommandFailure("--tls and --insecure contradict each other: leave one of them out.", ExitCode.Usage);
+        if (tlsPeer is not null && tls is null)
+            throw new CommandFailure("--tls-peer is a name in a certificate, and without --tls there are none.", ExitCode.Usage);
+        if (address is MigrationAddress.Tcp { IsLoopback: false } && tls is null && !insecure)
         {
             throw new CommandFailure(
-                $"{address} is beyond this machine, and a migration is not encrypted: anybody on the way could read or change the guest's memory. Tunnel it (ssh -L) to a loopback address, or say --insecure on a network that you trust.",
+                $"{address} is beyond this machine: without encryption anybody on the way could read or change the guest's memory. Say --tls FOLDER on both sides (`tidemark certificates` makes the folders), tunnel it (ssh -L) to a loopback address, or say --insecure on a network that you trust.",
                 ExitCode.Usage);
         }
     }
@@ -102,7 +149,7 @@ internal static class SharedOptions
             ExitCode.Usage);
     }
 
-    private static void CheckRange(OptionResult result, string name, int minimum, int maximum)
+    public static void CheckRange(OptionResult result, string name, int minimum, int maximum)
     {
         if (result.Errors.Any() || result.Tokens.Count == 0)
             return;

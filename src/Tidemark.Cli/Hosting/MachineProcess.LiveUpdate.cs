@@ -49,7 +49,7 @@ internal sealed partial class MachineProcess
             socket.Connect(new UnixDomainSocketEndPoint(path));
             // What comes of it is told on that socket, to whoever listens there.
             channel.Send(new JsonObject { ["done"] = true });
-            LiveUpdateLink.HandOver(_machine, _kernel, socket);
+            LiveUpdateLink.HandOver(_machine, Kernel, socket);
             isTaken = true;
         }
         catch (Exception failure) when (failure is SocketException or KernelException)

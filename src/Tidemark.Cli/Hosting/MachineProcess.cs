@@ -14,7 +14,7 @@ namespace Tidemark.Cli.Hosting;
 /// run:      Starting --> Running --migrate--> Migrating --Completed--> Moved (process ends)
 ///                           ^ ^--dirty-rate--> Measuring --done, or a migration is asked for--> Running
 ///                           |                    |--Cancelled, Failed--> Running
-///                           |                    '--StateUnknown------> Unknown (stands still, an operator decides)
+///                           |                    '--StateUnknown------> Unknown (stands still) --resolve--> Running | Moved
 /// hand-over: Running --> Updating --taken--> Moved (process ends)  '--not taken--> Running
 /// receive:  Receiving --Completed--> Running     '--Failed--> process ends
 /// stop, Ctrl-C: any --> Stopped (process ends)
@@ -22,13 +22,9 @@ namespace Tidemark.Cli.Hosting;
 /// </summary>
 internal sealed partial class MachineProcess : IDisposable
 {
-    /// <summary>LIMIT: an address that swallows packets is given up; a host that is merely very busy is not.</summary>
-    private static readonly TimeSpan ConnectLimit = TimeSpan.FromSeconds(20);
-
     private readonly Lock _gate = new();
     private readonly string _name;
     private readonly GuestMachine _machine;
-    private readonly IKernel _kernel;
     private readonly Terminal _terminal;
     private readonly MigrationFaults _faults;
     private readonly ManualResetEventSlim _ended = new();
@@ -45,12 +41,15 @@ internal sealed partial class MachineProcess : IDisposable
     /// <param name="kernel">The machine's.</param>
     public MachineProcess(string name, GuestMachine machine, IKernel kernel, Terminal terminal, MigrationFaults faults)
     {
-        _kernel = kernel;
         _name = name;
         _machine = machine;
+        Kernel = kernel;
         _terminal = terminal;
         _faults = faults;
     }
+
+    /// <summary>What the machine runs on; it also moves the pages.</summary>
+    public IKernel Kernel { get; }
 
     private enum MachineState
     {
@@ -79,7 +78,7 @@ internal sealed partial class MachineProcess : IDisposable
     }
 
     /// <summary>Waits for a machine to arrive, then runs it until it is stopped or has moved on.</summary>
-    public int Receive(SocketAcceptor acceptor, DestinationOptions options, CancellationToken cancellation)
+    public int Receive(IAcceptor acceptor, DestinationOptions options, CancellationToken cancellation)
     {
         CodeWarmUp.Begin();
         _listening = acceptor.Address;
@@ -100,6 +99,10 @@ internal sealed partial class MachineProcess : IDisposable
 
         if (outcome.Result != MigrationResult.Completed)
         {
+            // LIMIT: a source that is in doubt asks at once; nobody waits longer for one that does not.
+            using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+            limit.CancelAfter(WitnessLimit);
+            outcome.Witness?.Run(TimeProvider.System, limit.Token);
             if (outcome.Result == MigrationResult.Cancelled && (_stopAsked || cancellation.IsCancellationRequested))
                 return ExitCode.Done;
             _terminal.Error(outcome.Cause ?? "Nothing was received.");
@@ -107,6 +110,7 @@ internal sealed partial class MachineProcess : IDisposable
         }
 
         SetState(MachineState.Running);
+        StandWitness(outcome.Witness, acceptor, cancellation);
         _terminal.Result($"{_name} runs here now (kernel={_machine.KernelIdentity}, pid {Environment.ProcessId})");
         return WaitForEnd(cancellation);
     }
@@ -179,6 +183,17 @@ internal sealed partial class MachineProcess : IDisposable
             case "hand-over":
                 HandOver(request, channel);
                 break;
+            case "resolve":
+                JsonObject resolved = Resolve(request);
+                resolved["done"] = true;
+                channel.Send(resolved);
+                if (resolved["state"]!.GetValue<string>() == "moved")
+                    _ended.Set();
+                break;
+            case "switchover":
+                OpenGateOnRequest();
+                channel.Send(new JsonObject { ["done"] = true });
+                break;
             case "cancel":
                 CancelOnRequest();
                 channel.Send(new JsonObject { ["done"] = true });
@@ -204,13 +219,8 @@ internal sealed partial class MachineProcess : IDisposable
     private void Migrate(JsonObject request, ControlChannel channel)
     {
         MigrationAddress address = Commands.SharedOptions.Address((string?)request["to"] ?? "");
-        var options = new MigrationOptions
-        {
-            Channels = request["channels"]?.GetValue<int>() ?? 2,
-            DowntimeLimit = TimeSpan.FromMilliseconds(request["downtimeLimitMilliseconds"]?.GetValue<int>() ?? 300),
-            Verify = request["verify"]?.GetValue<bool>() ?? false,
-            Faults = _faults,
-        };
+        MigrationOptions options = MigrationRequest.Read(request) with { Faults = _faults, SwitchoverGate = OpenGate(request) };
+        using MigrationWire wire = MigrationWire.Connect(address, request, Kernel);
         if (_machine.FindSendShortage() is { } shortage)
             throw new CommandFailure($"{_name} can not be migrated: {shortage}");
         using var cancel = new CancellationTokenSource();
@@ -234,7 +244,7 @@ internal sealed partial class MachineProcess : IDisposable
         try
         {
             outcome = new MigrationSource(
-                _machine, new SocketConnector(address, ConnectLimit), options,
+                _machine, wire.Connector, options,
                 new ChannelObserver(channel, this), TimeProvider.System).Run(cancel.Token);
         }
         catch
@@ -244,6 +254,8 @@ internal sealed partial class MachineProcess : IDisposable
             throw;
         }
 
+        lock (_gate)
+            _pending = outcome.Pending;
         EndMigration(
             outcome.Result switch
             {

@@ -43,9 +43,38 @@ internal static class MigrationJson
             ["pagesTotal"] = progress.PagesTotal, ["bytes"] = progress.Bytes,
         },
         MigrationEvent.PassEnded ended => new JsonObject { ["event"] = "pass", ["pass"] = Pass(ended.Pass) },
+        MigrationEvent.Convergence convergence => Convergence(convergence),
+        MigrationEvent.WaitingForSwitchover => new JsonObject { ["event"] = "waitingForSwitchover" },
         MigrationEvent.Decided decided => new JsonObject { ["event"] = "decided", ["text"] = decided.Text },
         _ => new JsonObject { ["event"] = "other" },
     };
+
+    private static JsonObject Convergence(MigrationEvent.Convergence convergence)
+    {
+        ConvergenceDecision decision = convergence.Decision;
+        return new JsonObject
+        {
+            ["event"] = "convergence",
+            ["pass"] = convergence.Pass,
+            ["step"] = Camel(decision.Step.ToString()),
+            ["verdict"] = Camel(decision.Verdict.ToString()),
+            ["limitMilliseconds"] = Milliseconds(decision.Limit),
+            ["predictedMilliseconds"] = Milliseconds(decision.Predicted.Total),
+            ["promisedMilliseconds"] = Milliseconds(decision.Predicted.Promised),
+            ["predictedParts"] = Parts(decision.Predicted.Parts),
+            ["afterNextPassMilliseconds"] = decision.AfterNextPass is { } next ? Milliseconds(next) : null,
+            ["reachableMilliseconds"] = decision.Reachable is { } reachable ? Milliseconds(reachable) : null,
+            ["bytesPerSecond"] = Finite(decision.BytesPerSecond),
+            ["dirtyBytesPerSecond"] = Finite(decision.DirtyBytesPerSecond),
+            ["holdsBackHotPages"] = decision.HoldBackHot,
+            ["throttlePercent"] = decision.ThrottlePercent,
+            ["text"] = decision.Reason,
+        };
+    }
+
+    private static string Camel(string word) => char.ToLowerInvariant(word[0]) + word[1..];
+
+    private static double? Finite(double value) => double.IsFinite(value) ? Math.Round(value) : null;
 
     public static JsonObject Pass(PassReport pass)
     {
@@ -55,6 +84,8 @@ internal static class MigrationJson
             ["dirtyPages"] = pass.DirtyPages,
             ["sentPages"] = pass.SentPages,
             ["unchangedPages"] = pass.UnchangedPages,
+            ["repeatedPages"] = pass.RepeatedPages,
+            ["skippedPages"] = pass.SkippedPages,
             ["zeroPages"] = pass.ZeroPages,
             ["bytes"] = pass.Bytes,
             ["milliseconds"] = Milliseconds(pass.Duration),
@@ -94,9 +125,12 @@ internal static class MigrationJson
             ["stateBytes"] = new JsonObject(report.Parts.Select(part =>
                 KeyValuePair.Create<string, JsonNode?>(part.Name, part.StateBytes))),
             ["downtimeMilliseconds"] = Milliseconds(report.Downtime),
-            ["downtimeParts"] = new JsonArray([.. report.DowntimeParts.Select(part => new JsonObject
+            ["downtimeParts"] = Parts(report.DowntimeParts),
+            ["destinationParts"] = Parts(report.DestinationTimes),
+            ["deviceTimes"] = new JsonArray([.. report.Parts.Select(part => new JsonObject
             {
-                ["name"] = part.Name, ["milliseconds"] = Milliseconds(part.Duration),
+                ["name"] = part.Name, ["saveMilliseconds"] = Milliseconds(part.SaveTime),
+                ["loadMilliseconds"] = Milliseconds(part.LoadTime),
             })]),
             ["verifyMilliseconds"] = Milliseconds(report.VerifyTime),
             ["totalMilliseconds"] = Milliseconds(report.TotalTime),
@@ -110,6 +144,11 @@ internal static class MigrationJson
         };
         return json;
     }
+
+    private static JsonArray Parts(IEnumerable<DowntimePart> parts) => new([.. parts.Select(part => new JsonObject
+    {
+        ["name"] = part.Name, ["milliseconds"] = Milliseconds(part.Duration),
+    })]);
 
     public static int ExitCodeOf(MigrationOutcome outcome) => outcome.Result switch
     {

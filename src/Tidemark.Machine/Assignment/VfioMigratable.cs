@@ -30,6 +30,7 @@ public sealed class VfioMigratable : IMigratable, IDisposable
     private readonly VfioMigration _migration;
     private bool _stopped;
     private bool _ended;
+    private bool _loadBegan;
 
     public VfioMigratable(string name, VfioMigration migration)
     {
@@ -114,6 +115,11 @@ public sealed class VfioMigratable : IMigratable, IDisposable
     {
         _stopped = false;
         _ended = false;
+        if (!_loadBegan)
+            return;
+        // Half a state, or all of one that is void: only a reset leaves nothing of it.
+        _migration.Reset();
+        _loadBegan = false;
     }
 
     /// <inheritdoc/>
@@ -121,6 +127,7 @@ public sealed class VfioMigratable : IMigratable, IDisposable
     {
         if (bytes.IsEmpty)
             return;
+        _loadBegan = true;
         if (!_migration.HasStream)
             _migration.SetState(VfioDeviceMigState.Resuming, recovery: VfioDeviceMigState.Stop);
         _migration.Write(bytes);
@@ -129,6 +136,7 @@ public sealed class VfioMigratable : IMigratable, IDisposable
     /// <inheritdoc/>
     public void EndLoad()
     {
+        _loadBegan = true;
         // A device that refuses what it was given holds half of it: only a reset leaves nothing of that.
         _migration.SetState(VfioDeviceMigState.Stop, recovery: null);
         _stopped = true;

@@ -1,5 +1,6 @@
 using System.Net;
 using System.Net.Sockets;
+using Tidemark.Kernel;
 using Tidemark.Migration;
 
 namespace Tidemark.Machine.Transport;
@@ -10,10 +11,12 @@ public sealed class SocketAcceptor : IAcceptor
     private readonly Socket? _listener;
     private readonly string? _unlink;
     private readonly MigrationAddress.Descriptor? _descriptor;
+    private readonly IKernel? _kernel;
     private int _descriptorsUsed;
 
-    private SocketAcceptor(Socket? listener, string address, string? unlink, MigrationAddress.Descriptor? descriptor)
+    private SocketAcceptor(Socket? listener, string address, string? unlink, MigrationAddress.Descriptor? descriptor, IKernel? kernel)
     {
+        _kernel = kernel;
         _listener = listener;
         Address = address;
         _unlink = unlink;
@@ -22,17 +25,21 @@ public sealed class SocketAcceptor : IAcceptor
 
     public string Address { get; }
 
+    /// <summary>Whether its connections were handed in: they come from whoever started this process.</summary>
+    public bool IsHandedIn => _descriptor is not null;
+
+    /// <param name="kernel">As for <see cref="SocketConnection"/>.</param>
     /// <exception cref="IOException">The address can not be listened on; nothing is left behind.</exception>
-    public static SocketAcceptor Listen(MigrationAddress address)
+    public static SocketAcceptor Listen(MigrationAddress address, IKernel? kernel = null)
     {
         switch (address)
         {
             case MigrationAddress.Descriptor descriptor:
-                return new SocketAcceptor(null, descriptor.ToString(), null, descriptor);
+                return new SocketAcceptor(null, descriptor.ToString(), null, descriptor, kernel);
             case MigrationAddress.Unix unix:
-                return ListenUnix(unix);
+                return ListenUnix(unix, kernel);
             case MigrationAddress.Tcp tcp:
-                return ListenTcp(tcp);
+                return ListenTcp(tcp, kernel);
             default:
                 throw new IOException($"{address} is not an address to listen on.");
         }
@@ -44,15 +51,16 @@ public sealed class SocketAcceptor : IAcceptor
         {
             int turn = Interlocked.Increment(ref _descriptorsUsed);
             if (turn <= _descriptor.Count)
-                return SocketConnector.Adopt(_descriptor, turn - 1);
+                return SocketConnector.Adopt(_descriptor, turn - 1, _kernel);
             cancellation.WaitHandle.WaitOne();
             throw new OperationCanceledException(cancellation);
         }
 
         try
         {
+            // The listener goes to non-blocking mode by this; what it accepts does not.
             Socket socket = _listener!.AcceptAsync(cancellation).AsTask().GetAwaiter().GetResult();
-            return new SocketConnection(socket, PeerName(socket));
+            return new SocketConnection(socket, PeerName(socket), _kernel);
         }
         catch (Exception failure) when (failure is SocketException or ObjectDisposedException)
         {
@@ -69,7 +77,7 @@ public sealed class SocketAcceptor : IAcceptor
             File.Delete(_unlink);
     }
 
-    private static SocketAcceptor ListenUnix(MigrationAddress.Unix unix)
+    private static SocketAcceptor ListenUnix(MigrationAddress.Unix unix, IKernel? kernel)
     {
         var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
@@ -79,7 +87,7 @@ public sealed class SocketAcceptor : IAcceptor
             socket.Bind(new UnixDomainSocketEndPoint(unix.Path));
             File.SetUnixFileMode(unix.Path, UnixFileMode.UserRead | UnixFileMode.UserWrite);
             socket.Listen(16);
-            return new SocketAcceptor(socket, unix.ToString(), unix.Path, null);
+            return new SocketAcceptor(socket, unix.ToString(), unix.Path, null, kernel);
         }
         catch (Exception failure) when (failure is SocketException or IOException or UnauthorizedAccessException)
         {
@@ -89,7 +97,7 @@ public sealed class SocketAcceptor : IAcceptor
         }
     }
 
-    private static SocketAcceptor ListenTcp(MigrationAddress.Tcp tcp)
+    private static SocketAcceptor ListenTcp(MigrationAddress.Tcp tcp, IKernel? kernel)
     {
         Socket? socket = null;
         try
@@ -101,7 +109,7 @@ public sealed class SocketAcceptor : IAcceptor
             socket.Bind(new IPEndPoint(ip, tcp.Port));
             socket.Listen(80);
             int port = ((IPEndPoint)socket.LocalEndPoint!).Port;
-            return new SocketAcceptor(socket, new MigrationAddress.Tcp(tcp.Host, port).ToString(), null, null);
+            return new SocketAcceptor(socket, new MigrationAddress.Tcp(tcp.Host, port).ToString(), null, null, kernel);
         }
         catch (SocketException failure)
         {

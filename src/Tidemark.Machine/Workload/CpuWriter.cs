@@ -27,6 +27,7 @@ public sealed class CpuWriter : IDisposable
     private double _owedPages;
     private ulong _pagesWritten;
     private ulong _stalePages;
+    private int _throttlePercent;
 
     public CpuWriter(
         GuestMemory memory, (GuestPhysicalAddress Start, ulong ByteLength) workingSet, GuestPhysicalAddress heartbeat,
@@ -51,6 +52,16 @@ public sealed class CpuWriter : IDisposable
     public ulong Beats => Volatile.Read(ref _beats);
 
     public bool IsRunning => _thread.IsRunning;
+
+    /// <summary>Share of its time that is taken away, in percent (0 to 99).</summary>
+    public int ThrottlePercent
+    {
+        get => Volatile.Read(ref _throttlePercent);
+        set => Volatile.Write(ref _throttlePercent, Math.Clamp(value, 0, 99));
+    }
+
+    /// <summary>Whether it writes at all.</summary>
+    public bool Writes => _pagesPerSecond > 0;
 
     public Exception? Failure => _thread.Failure;
 
@@ -97,7 +108,7 @@ public sealed class CpuWriter : IDisposable
         // LIMIT: after a long wait at most 100 ms of writes are made up for.
         double elapsed = Math.Min(0.1, Stopwatch.GetElapsedTime(_lastStep, now).TotalSeconds);
         _lastStep = now;
-        _owedPages += elapsed * _pagesPerSecond;
+        _owedPages += elapsed * _pagesPerSecond * (100 - ThrottlePercent) / 100;
         int pages = (int)Math.Min(_owedPages, 4096);
         _owedPages -= pages;
         for (int index = 0; index < pages; index++)

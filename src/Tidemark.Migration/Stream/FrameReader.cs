@@ -1,3 +1,5 @@
+using Tidemark.Memory;
+
 namespace Tidemark.Migration.Stream;
 
 /// <summary>
@@ -38,6 +40,15 @@ internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan
     /// <summary>Fills the buffer from the payload; the caller checks it against a hash before use.</summary>
     public void ReadRaw(Span<byte> into, FrameType section) => TryFill(into, section.ToString(), isHeader: false);
 
+    /// <summary>Receives the contents of a Pages frame straight into guest memory.</summary>
+    public void ReadPages(GuestMemory memory, ReadOnlySpan<PageRun> runs, int contentBytes)
+    {
+        // Never read ahead: see TryFill.
+        Invariant.Require(_aheadStart == _aheadEnd, "Page contents lie in the look-ahead of a channel.");
+        connection.ReceivePages(memory, runs);
+        Offset += (ulong)contentBytes;
+    }
+
     /// <summary>Reads a whole payload that is protected by the header's CRC.</summary>
     public void ReadPayload(FrameHeader header, Span<byte> into)
     {
@@ -71,7 +82,9 @@ internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan
             int count;
             try
             {
-                count = connection.Receive(isHeader ? _ahead : into[have..]);
+                // LIMIT: of a frame with pages not more than its shortest table comes along, and none of its contents.
+                count = connection.Receive(
+                    isHeader ? _ahead.AsSpan(0, into.Length - have + PageFrame.HeadBytes(1)) : into[have..]);
             }
             catch (IOException failure) when (idleTimeout > TimeSpan.Zero && time.GetElapsedTime(start) >= idleTimeout * 0.9)
             {
@@ -83,8 +96,8 @@ internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan
             {
                 if (have == 0 && isHeader)
                     return false;
-                throw new MigrationStreamException(section, Offset, "the peer closed the connection in the middle "
-                    + "of it");
+                throw new IOException(
+                    $"The peer {connection.Peer} closed the connection in the middle of {section}, at byte 0x{Offset:x}.");
             }
 
             if (isHeader)

@@ -30,13 +30,17 @@ internal enum FrameType : ushort
     /// <summary>Channel: this channel's share of the pass is out, with totals.</summary>
     PassEnd = 19,
 
-    /// <summary>Channel, destination: every page of this channel's share is in memory.</summary>
-    PassAck = 20,
+    /// <summary>Channel, destination: everything up to the Mark or PassEnd is in memory, and what of it must come
+    /// again.</summary>
+    Ack = 20,
 
-    /// <summary>Source: bytes of a part's state.</summary>
+    /// <summary>Channel: say when you have everything up to here.</summary>
+    Mark = 21,
+
+    /// <summary>Channel: bytes of a part's state.</summary>
     PartState = 32,
 
-    /// <summary>Source: a part's state is complete.</summary>
+    /// <summary>Channel: a part's state is complete.</summary>
     PartEnd = 33,
 
     /// <summary>Source: the machine is being stopped.</summary>
@@ -47,6 +51,12 @@ internal enum FrameType : ushort
 
     /// <summary>Destination: the machine is complete and stopped.</summary>
     StateLoaded = 50,
+
+    /// <summary>Source: are all parts ready for the stop, with what they were sent so far?</summary>
+    SwitchoverRequest = 53,
+
+    /// <summary>Destination: they are.</summary>
+    SwitchoverReady = 54,
 
     /// <summary>Source: hash all guest memory.</summary>
     HashRequest = 51,
@@ -59,6 +69,12 @@ internal enum FrameType : ushort
 
     /// <summary>Destination: it runs.</summary>
     Committed = 65,
+
+    /// <summary>Source: it has read Committed.</summary>
+    Done = 66,
+
+    /// <summary>Destination, to a Query: what became of the machine here.</summary>
+    Fate = 67,
 
     /// <summary>Either: it failed here, and why.</summary>
     Abort = 80,
@@ -91,10 +107,12 @@ internal static class FrameLimits
     public const int Parts = 4096;
 
     /// <summary>
-    /// Pages with content in one frame: 128 KiB, which stays in a core's second-level cache between copy, hash and
-    /// send.
+    /// Pages with content in one frame: 256 KiB, which stays in a core's second-level cache between hash and send.
     /// </summary>
-    public const int ContentPages = 32;
+    public const int ContentPages = 64;
+
+    /// <summary>LIMIT: runs in one Ack that must come again: as many as a batch of frames can have.</summary>
+    public const int AgainRuns = 4096;
 
     /// <summary>Runs of zero pages in one frame.</summary>
     public const int ZeroRuns = 2048;
@@ -105,10 +123,13 @@ internal static class FrameLimits
     /// <summary>Longest payload allowed for a type, or -1 for a type that does not exist.</summary>
     public static int PayloadLimit(FrameType type) => type switch
     {
-        FrameType.Ping or FrameType.Accept or FrameType.Ready or FrameType.SwitchoverBegin or FrameType.StateLoaded => 0,
+        FrameType.Ping or FrameType.Accept or FrameType.Ready or FrameType.SwitchoverBegin or FrameType.Mark
+            or FrameType.SwitchoverRequest or FrameType.SwitchoverReady or FrameType.Done => 0,
         FrameType.Hello => Messages.HelloFixedBytes + Slots * Messages.SlotBytes + DescriptionBytes,
         FrameType.Refuse => 4 + Reasons * (4 + ReasonBytes),
-        FrameType.PassBegin or FrameType.PassAck or FrameType.AllSent => 16,
+        FrameType.PassBegin or FrameType.AllSent => 16,
+        FrameType.Ack => Messages.AckHeadBytes + AgainRuns * PageFrame.RunBytes,
+        FrameType.StateLoaded => 4 + Parts * 8,
         FrameType.Pages => PageFrame.HeadBytes(ContentPages) + ContentPages * Memory.GuestPage.Size,
         FrameType.ZeroPages => PageFrame.HeadBytes(ZeroRuns),
         FrameType.PassEnd => Messages.PassEndBytes,
@@ -116,7 +137,9 @@ internal static class FrameLimits
         FrameType.PartEnd => Messages.PartHeadBytes,
         FrameType.HashRequest => 8,
         FrameType.Hashes => 16 + HashesPerFrame * 8,
-        FrameType.Commit or FrameType.Committed => 16,
+        FrameType.Commit => 16,
+        FrameType.Committed => 24,
+        FrameType.Fate => 4,
         FrameType.Abort or FrameType.Cancel => ReasonBytes,
         _ => -1,
     };

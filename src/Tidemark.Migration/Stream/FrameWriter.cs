@@ -1,3 +1,5 @@
+using Tidemark.Memory;
+
 namespace Tidemark.Migration.Stream;
 
 /// <summary>Puts frames on one connection. Safe for several threads; a frame goes out whole.</summary>
@@ -55,17 +57,38 @@ internal sealed class FrameWriter(IConnection connection, uint channel)
         }
     }
 
-    /// <summary>
-    /// Sends a frame whose payload the caller has already laid out behind <see cref="FrameHeader.Size"/> free bytes.
-    /// </summary>
-    public void SendInPlace(FrameType type, Span<byte> frame, ulong payloadHash)
+    /// <summary>Sends a Pages frame whose contents go out of guest memory as they are.</summary>
+    /// <param name="head">The table of <paramref name="runs"/>.</param>
+    public void SendPages(ReadOnlySpan<byte> head, GuestMemory memory, ReadOnlySpan<PageRun> runs, int contentBytes, ulong hash)
     {
         lock (_gate)
         {
-            new FrameHeader(type, channel, unchecked(_sequence++), frame.Length - FrameHeader.Size, payloadHash).Write(frame);
-            connection.Send(frame);
-            Volatile.Write(ref _bytesSent, _bytesSent + (ulong)frame.Length);
+            SendHead(head, contentBytes, FrameFlags.None, hash);
+            connection.SendPages(memory, runs);
+            Volatile.Write(ref _bytesSent, _bytesSent + (ulong)contentBytes);
         }
+    }
+
+    /// <summary>Sends a Pages frame whose contents were copied or compressed.</summary>
+    /// <param name="hash">Of the pages before they were compressed.</param>
+    public void SendContent(ReadOnlySpan<byte> head, ReadOnlySpan<byte> content, FrameFlags flags, ulong hash)
+    {
+        lock (_gate)
+        {
+            SendHead(head, content.Length, flags, hash);
+            connection.Send(content);
+            Volatile.Write(ref _bytesSent, _bytesSent + (ulong)content.Length);
+        }
+    }
+
+    private void SendHead(ReadOnlySpan<byte> head, int contentBytes, FrameFlags flags, ulong hash)
+    {
+        Span<byte> buffer = stackalloc byte[FrameHeader.Size + PageFrame.HeadBytes(FrameLimits.ContentPages)];
+        new FrameHeader(FrameType.Pages, channel, unchecked(_sequence++), head.Length + contentBytes, hash) { Flags = flags }
+            .Write(buffer);
+        head.CopyTo(buffer[FrameHeader.Size..]);
+        connection.Send(buffer[..(FrameHeader.Size + head.Length)]);
+        Volatile.Write(ref _bytesSent, _bytesSent + (ulong)(FrameHeader.Size + head.Length));
     }
 
     private void SendLocked(FrameType type, ReadOnlySpan<byte> payload)

@@ -5,7 +5,17 @@ namespace Tidemark.Migration.Stream;
 
 /// <summary>The first thing a source says about its machine.</summary>
 internal sealed record Hello(
-    int Channels, bool Verify, ulong SpanPages, IReadOnlyList<PageRun> Slots, int PartCount, ReadOnlyMemory<byte> Description);
+    int Channels, bool Verify, ulong SpanPages, IReadOnlyList<PageRun> Slots, int PartCount, ReadOnlyMemory<byte> Description)
+{
+    /// <summary>Pages may come compressed with zstd.</summary>
+    public bool Compresses { get; init; }
+
+    /// <summary>0, or the first pass that is still to come when a lost connection is taken up again.</summary>
+    public uint FirstPass { get; init; }
+
+    /// <summary>How long the source would try again if the connection were lost.</summary>
+    public TimeSpan RetryFor { get; init; }
+}
 
 /// <summary>One channel's totals of one pass.</summary>
 internal readonly record struct PassTotals(uint Pass, ulong Frames, ulong SentPages, ulong ZeroPages);
@@ -13,9 +23,10 @@ internal readonly record struct PassTotals(uint Pass, ulong Frames, ulong SentPa
 /// <summary>Payloads of the small frames. Each Read refuses what its Write can not have made.</summary>
 internal static class Messages
 {
-    public const int HelloFixedBytes = 32;
+    public const int HelloFixedBytes = 40;
     public const int SlotBytes = 16;
     public const int PassEndBytes = 32;
+    public const int AckHeadBytes = 8;
     public const int PartHeadBytes = 16;
 
     public static byte[] WriteHello(Hello hello)
@@ -23,11 +34,13 @@ internal static class Messages
         var bytes = new byte[HelloFixedBytes + hello.Slots.Count * SlotBytes + hello.Description.Length];
         var writer = new PayloadWriter(bytes);
         writer.U32((uint)hello.Channels);
-        writer.U32(hello.Verify ? 1u : 0);
+        writer.U32((hello.Verify ? 1u : 0) | (hello.Compresses ? 2u : 0));
         writer.U64(hello.SpanPages);
         writer.U32((uint)hello.Slots.Count);
         writer.U32((uint)hello.PartCount);
         writer.U32((uint)hello.Description.Length);
+        writer.U32(hello.FirstPass);
+        writer.U32((uint)Math.Min(hello.RetryFor.TotalMilliseconds, uint.MaxValue));
         writer.U32(0);
         foreach (PageRun slot in hello.Slots)
         {
@@ -49,7 +62,9 @@ internal static class Messages
         uint slotCount = reader.U32();
         uint partCount = reader.U32();
         uint descriptionLength = reader.U32();
-        if (flags > 1 || reader.U32() != 0)
+        uint firstPass = reader.U32();
+        uint retryMilliseconds = reader.U32();
+        if (flags > 3 || reader.U32() != 0)
             throw reader.Bad("it sets flags that version 1 does not have");
         if (slotCount > FrameLimits.Slots || partCount > FrameLimits.Parts || descriptionLength > FrameLimits.DescriptionBytes)
             throw reader.Bad("a count in it is above its limit");
@@ -58,7 +73,12 @@ internal static class Messages
             slots[index] = new PageRun(reader.U64(), reader.U64());
         byte[] description = reader.Bytes(descriptionLength).ToArray();
         reader.End();
-        return new Hello((int)channels, flags == 1, spanPages, slots, (int)partCount, description);
+        return new Hello((int)channels, (flags & 1) != 0, spanPages, slots, (int)partCount, description)
+        {
+            Compresses = (flags & 2) != 0,
+            FirstPass = firstPass,
+            RetryFor = TimeSpan.FromMilliseconds(retryMilliseconds),
+        };
     }
 
     public static byte[] WriteReasons(IReadOnlyList<string> reasons)
@@ -134,7 +154,7 @@ internal static class Messages
     }
 
     /// <summary>
-    /// Two numbers in 16 bytes: PassBegin (pass, pages), PassAck (pass, pages), AllSent (passes, 0), part heads.
+    /// Two numbers in 16 bytes: PassBegin (pass, pages), AllSent (passes, 0), part heads.
     /// </summary>
     public static void WritePair(Span<byte> into, ulong first, ulong second)
     {
@@ -142,6 +162,45 @@ internal static class Messages
         writer.U64(first);
         writer.U64(second);
     }
+
+    public static void WriteFate(Span<byte> into, MachineFate fate) => new PayloadWriter(into).U32((uint)fate);
+
+    public static MachineFate ReadFate(FrameReader frames, FrameHeader header)
+    {
+        Span<byte> payload = stackalloc byte[4];
+        ulong offset = frames.Offset;
+        frames.ReadPayload(header, payload[..header.PayloadLength]);
+        var reader = new PayloadReader(payload[..header.PayloadLength], nameof(FrameType.Fate), offset);
+        var fate = (MachineFate)reader.U32();
+        return fate <= MachineFate.BrokenThere ? fate : throw reader.Bad($"there is no fate {(uint)fate}");
+    }
+
+    /// <summary>What each part took to load.</summary>
+    public static byte[] WriteTimes(IReadOnlyList<TimeSpan> times)
+    {
+        var bytes = new byte[4 + times.Count * 8];
+        var writer = new PayloadWriter(bytes);
+        writer.U32((uint)times.Count);
+        foreach (TimeSpan time in times)
+            writer.U64((ulong)time.Ticks);
+        return bytes;
+    }
+
+    public static IReadOnlyList<TimeSpan> ReadTimes(PayloadReader reader, int count)
+    {
+        uint stated = reader.U32();
+        if (stated != (uint)count)
+            throw reader.Bad($"it speaks of {stated} parts, there are {count}");
+        var times = new TimeSpan[count];
+        for (int index = 0; index < count; index++)
+            times[index] = ReadTime(ref reader);
+        reader.End();
+        return times;
+    }
+
+    /// <summary>In ticks of 100 ns; what is above an hour is an hour.</summary>
+    public static TimeSpan ReadTime(ref PayloadReader reader) =>
+        TimeSpan.FromTicks((long)Math.Min(reader.U64(), (ulong)TimeSpan.TicksPerHour));
 
     public static (ulong First, ulong Second) ReadPair(PayloadReader reader)
     {

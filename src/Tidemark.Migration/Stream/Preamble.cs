@@ -9,13 +9,16 @@ internal enum PreambleRole : ushort
     SourceControl = 1,
     SourcePages = 2,
     Destination = 3,
+
+    /// <summary>A source that wants to know what became of its machine.</summary>
+    Query = 4,
 }
 
 /// <summary>
 /// The first bytes of each side on each connection; the source speaks first. Little-endian:
 /// <code>
 ///  0  8 bytes "TIDEMARK"     8  u16 oldest version spoken   10  u16 newest version spoken
-/// 12  u16 role              14  u16 channel (0: control)    16  u64 feature bits
+/// 12  u16 role              14  u16 channel (0: control)    16  u64 feature bits (1: takes a lost connection up again)
 /// 24  16 bytes session token: random, made by the source, the same on all connections of one migration
 /// 40  u32 reserved (0)      44  u32 CRC-32C of bytes 0..43
 /// </code>
@@ -31,8 +34,11 @@ internal sealed record Preamble(
 
     private static ReadOnlySpan<byte> Magic => "TIDEMARK"u8;
 
-    public static Preamble Create(PreambleRole role, int channel, Guid token) =>
-        new(Version, Version, role, (ushort)channel, 0, token);
+    public static Preamble Create(PreambleRole role, int channel, Guid token, ulong features = 0) =>
+        new(Version, Version, role, (ushort)channel, features, token);
+
+    /// <summary>Feature bit of a source's control connection: the migration with this token goes on.</summary>
+    public const ulong Resumes = 1;
 
     public bool SpeaksOurVersion => OldestVersion <= Version && NewestVersion >= Version;
 

@@ -102,6 +102,7 @@ public sealed class FakePart(string name, int precopyBytes, int stopBytes, List<
     public void BeginLoad()
     {
         Enter(nameof(BeginLoad));
+        _written = 0;
         State = FakePartState.Loading;
     }
 

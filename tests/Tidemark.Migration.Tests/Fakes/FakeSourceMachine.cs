@@ -79,6 +79,23 @@ public sealed class FakeSourceMachine : ISourceMachine, IDisposable
         }
     }
 
+    public bool CanThrottle { get; set; }
+
+    public List<int> Throttles { get; } = [];
+
+    public void Throttle(int percent) => Throttles.Add(percent);
+
+    /// <summary>Pages that the machine says it never touched.</summary>
+    public List<PageRun> Holes { get; } = [];
+
+    public PageBitmap FindTouchedPages()
+    {
+        PageBitmap pages = Memory.AllPages();
+        foreach (PageRun hole in Holes)
+            pages.ClearRange(hole.FirstPage, hole.Count);
+        return pages;
+    }
+
     public void StopWorkload()
     {
         Note(nameof(StopWorkload));
@@ -215,6 +232,19 @@ public sealed class FakeDestinationMachine : IDestinationMachine, IDisposable
     public Action? OnStart { get; set; }
 
     public IReadOnlyList<string> FindObstacles(ReadOnlyMemory<byte> sourceDescription) => Obstacles;
+
+    /// <summary>Null: all of it.</summary>
+    public PageBitmap? Touched { get; set; }
+
+    public List<PageRun> Populated { get; } = [];
+
+    public PageBitmap FindTouchedPages() => Touched ?? Memory.AllPages();
+
+    public void Populate(PageRun pages)
+    {
+        lock (Populated)
+            Populated.Add(pages);
+    }
 
     public void AcquireDisks() => Note(nameof(AcquireDisks));
 

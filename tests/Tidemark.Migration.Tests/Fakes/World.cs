@@ -27,6 +27,9 @@ public sealed class World : IDisposable, IMigrationObserver
         DowntimeLimit = TimeSpan.FromSeconds(2),
         IdleTimeout = TimeSpan.FromSeconds(10),
         Verify = true,
+        // A lost connection ends the migration, unless a test wants it back.
+        RetryFor = TimeSpan.Zero,
+        QueryFor = TimeSpan.Zero,
     };
 
     public DestinationOptions DestinationOptions { get; set; } = new() { IdleTimeout = TimeSpan.FromSeconds(10) };

@@ -1,5 +1,3 @@
-using Tidemark.Memory;
-
 namespace Tidemark.Migration;
 
 /// <summary>
@@ -20,9 +18,9 @@ internal sealed class SentPages(ulong pageCount)
     private readonly ulong[] _hashes = new ulong[checked((int)pageCount)];
 
     /// <summary>Whether the destination has just this content; if not, it will have.</summary>
-    public bool IsThere(ulong page, ReadOnlySpan<byte> content)
+    /// <param name="hash">Of what will be sent: of a copy, not of the page.</param>
+    public bool IsThere(ulong page, ulong hash)
     {
-        ulong hash = PageHash.Compute(content);
         ref ulong known = ref _hashes[(int)page];
         if (known == hash && hash != Unknown)
             return true;

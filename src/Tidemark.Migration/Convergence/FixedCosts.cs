@@ -1,0 +1,28 @@
+namespace Tidemark.Migration;
+
+/// <summary>
+/// What a switchover costs whatever is sent. Null is not measured yet, and a default stands in its place.
+/// </summary>
+public readonly record struct FixedCosts
+{
+    private static readonly TimeSpan DefaultRoundTrip = TimeSpan.FromMilliseconds(1);
+
+    private static readonly TimeSpan DefaultStop = TimeSpan.FromMilliseconds(3);
+
+    private static readonly TimeSpan DefaultStart = TimeSpan.FromMilliseconds(5);
+
+    /// <summary>On the control connection; two of them lie in the downtime.</summary>
+    public TimeSpan? RoundTrip { get; init; }
+
+    /// <summary>The workload and all devices come to a stop.</summary>
+    public TimeSpan? Stop { get; init; }
+
+    /// <summary>State is loaded, disks change hands, the destination starts.</summary>
+    public TimeSpan? Start { get; init; }
+
+    internal TimeSpan RoundTripOrDefault => RoundTrip ?? DefaultRoundTrip;
+
+    internal TimeSpan StopOrDefault => Stop ?? DefaultStop;
+
+    internal TimeSpan StartOrDefault => Start ?? DefaultStart;
+}

@@ -31,6 +31,7 @@ internal static class Program
             MachineCommands.Switchover(runner),
             ResolveCommand.Create(runner),
             DirtyRateCommand.Create(runner),
+            SnapshotCommand.Create(runner),
             MachineCommands.List(runner),
             MachineCommands.Cancel(runner),
             MachineCommands.Stop(runner),
@@ -48,9 +49,13 @@ internal static class Program
         foreach (string problem in problems)
             Console.Error.WriteLine($"tidemark: {problem}");
         Command command = parsed.CommandResult.Command;
-        Console.Error.WriteLine(command is RootCommand ? "Try `tidemark --help`." : $"Try `tidemark {command.Name} --help`.");
+        Console.Error.WriteLine($"Try `{NameOf(command)} --help`.");
         return ExitCode.Usage;
     }
+
+    /// <summary>With the commands that it is under: <c>tidemark snapshot save</c>.</summary>
+    private static string NameOf(Symbol command) =>
+        command is RootCommand || command.Parents.FirstOrDefault() is not { } parent ? "tidemark" : $"{NameOf(parent)} {command.Name}";
 
     /// <summary>
     /// What is wrong with the command line. The parser takes a misspelt option for an argument when a command takes any

@@ -1,6 +1,6 @@
 namespace Tidemark.Kernel;
 
-/// <summary>Flags of open(2), x86-64 and arm64 values.</summary>
+/// <summary>Flags of open(2), x86-64 and arm64 values but for <see cref="Direct"/>, which is x86-64's.</summary>
 [Flags]
 public enum OpenFlags : uint
 {
@@ -9,6 +9,9 @@ public enum OpenFlags : uint
     ReadWrite = 2,
     Create = 0x40,
     NonBlocking = 0x800,
+
+    /// <summary>O_DIRECT: past the page cache; buffer, length and offset in whole blocks of the device.</summary>
+    Direct = 0x4000,
     CloseOnExec = 0x80000,
 }
 
@@ -80,6 +83,9 @@ public enum SeekWhence
 {
     /// <summary>To the offset itself.</summary>
     Set = 0,
+
+    /// <summary>SEEK_END: so far behind the end of the file.</summary>
+    End = 2,
 
     /// <summary>SEEK_DATA: to the first byte at or behind the offset that is not in a hole.</summary>
     Data = 3,

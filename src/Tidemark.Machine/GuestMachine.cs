@@ -6,6 +6,7 @@ using Tidemark.Machine.Description;
 using Tidemark.Machine.Hosting;
 using Tidemark.Machine.LiveUpdate;
 using Tidemark.Machine.Nvme;
+using Tidemark.Machine.Snapshot;
 using Tidemark.Machine.Viommu;
 using Tidemark.Machine.Workload;
 using Tidemark.Memory;
@@ -147,6 +148,12 @@ public sealed partial class GuestMachine : ISourceMachine, IDestinationMachine, 
     /// </summary>
     public string? TouchedPagesDoubt { get; private set; }
 
+    /// <inheritdoc cref="NewSnapshotFile.Create"/>
+    public NewSnapshotFile CreateSnapshotFile(string path, DirectIO direct) => NewSnapshotFile.Create(_kernel, path, direct);
+
+    /// <inheritdoc cref="SnapshotFile.OpenRead"/>
+    public SnapshotFile OpenSnapshotFile(string path, DirectIO direct) => SnapshotFile.OpenRead(_kernel, path, direct);
+
     /// <summary>Why part of the workload ended by itself, or null.</summary>
     public string? WorkloadFailure => _workload.Failure;
 
@@ -248,9 +255,14 @@ public sealed partial class GuestMachine : ISourceMachine, IDestinationMachine, 
     public void AcquireDisks() => _disks.Acquire(DiskWait);
 
     public IReadOnlyList<string> FindObstacles(ReadOnlyMemory<byte> sourceDescription) =>
+        FindObstacles(sourceDescription, MachineIdentity.AtTheSource);
+
+    /// <param name="where">Where the other description is from, for messages: <c>in the snapshot</c>.</param>
+    /// <inheritdoc cref="IDestinationMachine.FindObstacles"/>
+    public IReadOnlyList<string> FindObstacles(ReadOnlyMemory<byte> description, string where) =>
     [
         .. PrepareDevices(),
-        .. MachineIdentity.FindDifferences(Description, sourceDescription),
+        .. MachineIdentity.FindDifferences(Description, description, where),
         .. HostLimits.FindShortages(_sysfs, Memory.ByteLength, _description.Prefault, channels: 64),
         .. _disks.FindObstacles(),
         .. Verdict.Blockers.Select(blocker => blocker.ToString()),

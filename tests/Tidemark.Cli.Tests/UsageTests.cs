@@ -29,6 +29,9 @@ public sealed partial class UsageTests
     [InlineData("--days is \"0\"", "certificates", "pki", "--host", "hosta", "--days", "0")]
     [InlineData("is not an address", "migrate", "quiet", "nowhere")]
     [InlineData("add --kernel soft", "conform", "--profile", "vtd")]
+    [InlineData("--direct is \"maybe\"", "snapshot", "save", "quiet", "a.tms", "--direct", "maybe")]
+    [InlineData("Try `tidemark snapshot info --help`", "snapshot", "info")]
+    [InlineData("There is no such file", "snapshot", "restore", "a.tms", "none.json")]
     [InlineData("There is no profile \"bogus\"", "conform", "--kernel", "soft", "--profile", "bogus")]
     public void A_wrong_command_line_is_told_and_ends_with_64(string message, params string[] arguments)
     {
@@ -98,9 +101,18 @@ public sealed partial class UsageTests
     public void Every_option_in_the_documents_exists()
     {
         using var scene = new Scene();
-        string[] commands = ["demo", "run", "receive", "migrate", "status", "cancel", "list", "stop", "check", "conform", "replay", "dirty-rate", "certificates", "version"];
-        string help = string.Concat(commands.Select(command => scene.Expect(0, command, "--help").Output));
-        string[] documents = ["README.md", "docs/start.md", "docs/reference/cli.md", "docs/reference/json.md", "docs/guide/security.md", "SECURITY.md"];
+        string[] commands =
+        [
+            "demo", "run", "receive", "migrate", "status", "cancel", "list", "stop", "check", "conform", "replay", "dirty-rate",
+            "certificates", "resolve", "switchover", "version",
+        ];
+        string help = string.Concat(commands.Select(command => scene.Expect(0, command, "--help").Output))
+            + string.Concat(((string[])["save", "restore", "info"]).Select(verb => scene.Expect(0, "snapshot", verb, "--help").Output));
+        string[] documents =
+        [
+            "README.md", "docs/start.md", "docs/reference/cli.md", "docs/reference/json.md", "docs/guide/security.md",
+            "docs/guide/snapshots.md", "SECURITY.md",
+        ];
         int count = 0;
         foreach (string document in documents)
         {

@@ -191,7 +191,7 @@ public sealed class LobbyTransportTests : IDisposable
     {
         (Socket near, Socket far) = _rig.RawPair();
         using var lobby = new Lobby(
-            SocketAcceptor.Listen(Descriptor(far)), new TlsAdmission(_rig.Load("hostb"), null), TimeProvider.System, _told.Enqueue);
+            SocketAcceptor.Listen(Descriptor(far)), new TlsAdmission(_rig.Load("hostb"), null), TimeProvider.System, _told.Enqueue, TimeSpan.FromSeconds(5));
         using var engine = new Engine(lobby);
         var connector = new TlsConnector(Descriptor(near), s_patience, _rig.Load("hosta"), "hostb", TimeProvider.System);
         using IConnection source = connector.Connect(default);
@@ -201,6 +201,22 @@ public sealed class LobbyTransportTests : IDisposable
         TlsRig.Fill(taken, preamble);
         Assert.Equal((byte)'T', preamble[0]);
         Assert.Contains("hosta", taken.Peer, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_socket_that_was_handed_in_may_be_silent_for_longer_than_a_stranger()
+    {
+        (Socket near, Socket far) = _rig.RawPair();
+        var time = new FakeTime(TimeProvider.System.GetUtcNow());
+        using var lobby = new Lobby(SocketAcceptor.Listen(Descriptor(far)), new TlsAdmission(_rig.Load("hostb"), null), time, _told.Enqueue);
+        using var engine = new Engine(lobby);
+        // Either before or after the receiver begins to wait: its limit counts from the first byte.
+        Thread.Sleep(30);
+        time.Advance(TimeSpan.FromHours(1));
+        var connector = new TlsConnector(Descriptor(near), s_patience, _rig.Load("hosta"), "hostb", TimeProvider.System);
+        using IConnection source = connector.Connect(default);
+        source.Send(TlsRig.Preamble(_token, isControl: true));
+        engine.Take().Dispose();
     }
 
     [Theory]

@@ -83,8 +83,8 @@ internal static class MachineCommands
     }
 
     public static Command Cancel(CommandRunner runner) => Simple(
-        runner, "cancel", "Cancel a machine's migration; the machine goes on running where it is.", "cancel",
-        name => $"The migration of {name} is cancelled; it goes on running here.");
+        runner, "cancel", "Cancel a machine's migration or save; the machine goes on running where it is.", "cancel",
+        name => $"Cancelled; {name} goes on running here.");
 
     public static Command Switchover(CommandRunner runner) => Simple(
         runner, "switchover", "Let a migration with --pause-before-switchover stop the machine as soon as it fits.", "switchover",
@@ -125,5 +125,7 @@ internal static class MachineCommands
             terminal.Result($"{"can not move",-16}{blocker}");
         if (status["migration"] is JsonObject migration)
             terminal.Result($"{"migration",-16}{migration["phase"]}, pass {migration["pass"]}");
+        if (status["snapshot"] is JsonObject snapshot)
+            terminal.Result($"{"snapshot",-16}{snapshot["phase"]}, {snapshot["pagesDone"]} of {snapshot["pagesTotal"]} pages");
     }
 }

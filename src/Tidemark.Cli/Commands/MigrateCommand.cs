@@ -73,7 +73,10 @@ internal static class MigrateCommand
     /// <summary>
     /// Sends the request and shows events until the result. A cancellation is passed on to the machine.
     /// </summary>
-    public static JsonObject Run(string machine, JsonObject request, Terminal terminal, CancellationToken cancellation)
+    /// <param name="show">Shows an event; null: as those of a migration.</param>
+    public static JsonObject Run(
+        string machine, JsonObject request, Terminal terminal, CancellationToken cancellation,
+        Action<Terminal, JsonObject>? show = null)
     {
         using ControlClient client = ControlClient.Connect(machine);
         using CancellationTokenRegistration registration = cancellation.Register(() =>
@@ -89,7 +92,7 @@ internal static class MigrateCommand
                 terminal.Note(failure.Message);
             }
         });
-        JsonObject answer = client.Request(request, migrationEvent => MigrationTable.Show(terminal, migrationEvent));
+        JsonObject answer = client.Request(request, happened => (show ?? MigrationTable.Show)(terminal, happened));
         terminal.EndProgress();
         return answer["result"]!.AsObject().DeepClone().AsObject();
     }

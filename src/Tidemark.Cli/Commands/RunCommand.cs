@@ -12,7 +12,7 @@ namespace Tidemark.Cli.Commands;
 /// <summary><c>tidemark run</c> and <c>tidemark receive</c>: processes that hold a machine.</summary>
 internal static class RunCommand
 {
-    private const string KernelMeaning = "Which kernel to work on; without it: soft if the machine file has a softHost, else linux.";
+    internal const string KernelMeaning = "Which kernel to work on; without it: soft if the machine file has a softHost, else linux.";
 
     public static Command CreateRun(CommandRunner runner)
     {
@@ -133,7 +133,7 @@ internal static class RunCommand
             : throw new CommandFailure($"\"{name}\" is not a name: 1 to 64 letters, digits, '-', '_' or '.'.", ExitCode.Usage);
     }
 
-    private static int Host(
+    internal static int Host(
         HostRequest request, Terminal terminal,
         Func<MachineProcess, CancellationToken, int> body, CancellationToken cancellation)
     {
@@ -170,18 +170,18 @@ internal static class RunCommand
             }
         }) { IsBackground = true, Name = "tidemark tied" }.Start();
 
-    /// <summary>What <c>run</c> and <c>receive</c> have in common.</summary>
-    private sealed record HostRequest(string File, string? Name, string? Kernel, string? Plant, string? Trace, bool Tied)
+    /// <summary>What <c>run</c>, <c>receive</c> and <c>snapshot restore</c> have in common.</summary>
+    internal sealed record HostRequest(string File, string? Name, string? Kernel, string? Plant, string? Trace, bool Tied)
     {
         public GuestMachineExercises Exercises { get; init; }
     }
 
-    private static Option<string?> NameOption() => new("--name") { Description = "Another name than the file's.", HelpName = "NAME" };
+    internal static Option<string?> NameOption() => new("--name") { Description = "Another name than the file's.", HelpName = "NAME" };
 
     private static Option<string?> PlantOption() => new("--plant")
     {
         Description = $"For tests: plant a fault ({string.Join(", ", Plant.All.Select(plant => plant.Name))}).", HelpName = "NAME",
     };
 
-    private static Option<bool> TiedOption() => new("--tied") { Description = "For scripts: end when standard input ends." };
+    internal static Option<bool> TiedOption() => new("--tied") { Description = "For scripts: end when standard input ends." };
 }

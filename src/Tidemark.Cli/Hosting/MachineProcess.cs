@@ -16,7 +16,9 @@ namespace Tidemark.Cli.Hosting;
 ///                           |                    |--Cancelled, Failed--> Running
 ///                           |                    '--StateUnknown------> Unknown (stands still) --resolve--> Running | Moved
 /// hand-over: Running --> Updating --taken--> Moved (process ends)  '--not taken--> Running
+///                           '--snapshot save--> Saving --done, or nothing saved--> Running, with --stop: Stopped
 /// receive:  Receiving --Completed--> Running     '--Failed--> process ends
+/// restore:  Restoring --Completed--> Running     '--Failed--> process ends
 /// stop, Ctrl-C: any --> Stopped (process ends)
 /// </code>
 /// </summary>
@@ -59,6 +61,8 @@ internal sealed partial class MachineProcess : IDisposable
         Measuring,
         Migrating,
         Updating,
+        Saving,
+        Restoring,
         Moved,
         Unknown,
         Stopped,
@@ -135,6 +139,7 @@ internal sealed partial class MachineProcess : IDisposable
         }
 
         CancelMigration(TimeSpan.FromSeconds(5));
+        AwaitEndOfSave();
         EndMeasuring();
         MachineState state;
         lock (_gate)
@@ -151,6 +156,8 @@ internal sealed partial class MachineProcess : IDisposable
             return ExitCode.StateUnknown;
         }
 
+        if (state == MachineState.Saving)
+            return TellUnendedSave();
         if (state == MachineState.Moved)
         {
             _terminal.Note($"{_name} has moved away.");
@@ -174,6 +181,9 @@ internal sealed partial class MachineProcess : IDisposable
                 break;
             case "migrate":
                 Migrate(request, channel);
+                break;
+            case "snapshot-save":
+                SaveSnapshot(request, channel);
                 break;
             case "dirty-rate":
                 JsonObject rate = MeasureDirtyRate(request);
@@ -202,7 +212,7 @@ internal sealed partial class MachineProcess : IDisposable
                 _stopAsked = true;
                 bool isReceiving;
                 lock (_gate)
-                    isReceiving = _state == MachineState.Receiving;
+                    isReceiving = _state is MachineState.Receiving or MachineState.Restoring;
                 // ORDER: a receiver's process ends as soon as it is cancelled, so it is answered before.
                 if (isReceiving)
                     channel.Send(new JsonObject { ["done"] = true });
@@ -348,7 +358,7 @@ internal sealed partial class MachineProcess : IDisposable
         {
             receiving = _state == MachineState.Receiving;
             if (_migrationCancel is null)
-                throw new CommandFailure($"{_name} is not being migrated.");
+                throw new CommandFailure($"{_name} is not being migrated or saved.");
         }
 
         CancelMigration(TimeSpan.FromSeconds(10));
@@ -356,6 +366,8 @@ internal sealed partial class MachineProcess : IDisposable
         {
             if (!receiving && _lastResult is MigrationResult.Completed or MigrationResult.StateUnknown)
                 throw new CommandFailure($"Too late to cancel: {_name} was handed over already.");
+            if (_state == MachineState.Saving)
+                throw new CommandFailure($"The save of {_name} has not ended yet; `tidemark status {_name}` shows where it is.", ExitCode.Inconclusive);
             if (_state == MachineState.Migrating)
                 throw new CommandFailure($"The migration of {_name} has not ended yet; `tidemark status {_name}` shows where it is.", ExitCode.Inconclusive);
         }
@@ -384,6 +396,7 @@ internal sealed partial class MachineProcess : IDisposable
             status["state"] = _state.ToString().ToLowerInvariant();
             status["listening"] = _listening;
             status["migration"] = _progress?.ToJson();
+            status["snapshot"] = _snapshotProgress?.ToJson();
         }
 
         return status;

@@ -18,6 +18,8 @@ public sealed record DeviceIdentity(
 /// </summary>
 public static class MachineIdentity
 {
+    public const string AtTheSource = "at the source";
+
     private const int Version = 2;
 
     /// <summary>LIMIT: a machine that differs everywhere is another machine; a dozen examples say so.</summary>
@@ -56,20 +58,22 @@ public static class MachineIdentity
     }
 
     /// <summary>How the source's description differs from ours; sentences for users, empty when equal.</summary>
-    public static IReadOnlyList<string> FindDifferences(ReadOnlyMemory<byte> ours, ReadOnlyMemory<byte> theirs)
+    /// <param name="where">Where theirs is from: <c>at the source</c>.</param>
+    public static IReadOnlyList<string> FindDifferences(
+        ReadOnlyMemory<byte> ours, ReadOnlyMemory<byte> theirs, string where = AtTheSource)
     {
         var differences = new List<string>();
         using JsonDocument here = JsonDocument.Parse(ours);
         try
         {
             using JsonDocument source = JsonDocument.Parse(theirs, new JsonDocumentOptions { MaxDepth = 8 });
-            Compare("machine", here.RootElement, source.RootElement, differences);
+            Compare("machine", here.RootElement, source.RootElement, where, differences);
             return differences;
         }
         catch (Exception failure) when (failure is JsonException or InvalidOperationException)
         {
             // A peer that sends this (not JSON, or texts that are no Unicode) is no Tidemark of ours.
-            return ["The source's machine description is not readable."];
+            return [$"The machine description {where} is not readable."];
         }
     }
 
@@ -87,13 +91,13 @@ public static class MachineIdentity
         json.WriteEndObject();
     }
 
-    private static void Compare(string path, JsonElement here, JsonElement there, List<string> differences)
+    private static void Compare(string path, JsonElement here, JsonElement there, string where, List<string> differences)
     {
         if (differences.Count >= MaximumDifferences)
             return;
         if (here.ValueKind != there.ValueKind)
         {
-            differences.Add($"{path} is of another kind at the source.");
+            differences.Add($"{path} is of another kind {where}.");
             return;
         }
 
@@ -103,9 +107,9 @@ public static class MachineIdentity
                 foreach (JsonProperty property in here.EnumerateObject())
                 {
                     if (there.TryGetProperty(property.Name, out JsonElement other))
-                        Compare($"{path}.{property.Name}", property.Value, other, differences);
+                        Compare($"{path}.{property.Name}", property.Value, other, where, differences);
                     else
-                        differences.Add($"{path}.{property.Name} is missing at the source.");
+                        differences.Add($"{path}.{property.Name} is missing {where}.");
                 }
 
                 foreach (JsonProperty property in there.EnumerateObject()
@@ -116,16 +120,16 @@ public static class MachineIdentity
             case JsonValueKind.Array:
                 if (here.GetArrayLength() != there.GetArrayLength())
                 {
-                    differences.Add($"{path}: {there.GetArrayLength()} at the source, {here.GetArrayLength()} here.");
+                    differences.Add($"{path}: {there.GetArrayLength()} {where}, {here.GetArrayLength()} here.");
                     return;
                 }
 
                 for (int index = 0; index < here.GetArrayLength(); index++)
-                    Compare($"{path}[{index}]", here[index], there[index], differences);
+                    Compare($"{path}[{index}]", here[index], there[index], where, differences);
                 break;
             default:
                 if (here.GetRawText() != there.GetRawText())
-                    differences.Add($"{path} is {Shorten(there.GetRawText())} at the source and {Shorten(here.GetRawText())} here.");
+                    differences.Add($"{path} is {Shorten(there.GetRawText())} {where} and {Shorten(here.GetRawText())} here.");
                 break;
         }
     }

@@ -93,25 +93,24 @@ public sealed class LimitedConnection(IConnection inner, BandwidthLimit limit, b
 
     public void Abort()
     {
+        // ORDER: who is woken sends at once, and must find the connection broken.
+        inner.Abort();
         lock (_gate)
         {
             _gone = true;
             Monitor.PulseAll(_gate);
         }
-
-        inner.Abort();
     }
 
     public void Dispose()
     {
+        inner.Dispose();
         lock (_gate)
         {
             _gone = true;
             Monitor.PulseAll(_gate);
             _timer?.Dispose();
         }
-
-        inner.Dispose();
     }
 
     private void SendPiece(GuestMemory memory, ReadOnlySpan<PageRun> runs, ulong pages)

@@ -19,7 +19,7 @@ internal sealed class Newcomer(IConnection connection, TlsAdmission? tls, TimeSp
     /// <summary>TLS 1.2 in a record's header is how 1.3 looks too: alert, fatal, handshake_failure.</summary>
     private static readonly byte[] s_alert = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28];
 
-    private readonly long _start = time.GetTimestamp();
+    private long _start = time.GetTimestamp();
 
     /// <summary>Without the port: whom to count together.</summary>
     public string Host { get; } = connection.Peer.LastIndexOf(':') is > 3 and var colon ? connection.Peer[..colon] : connection.Peer;
@@ -63,10 +63,13 @@ internal sealed class Newcomer(IConnection connection, TlsAdmission? tls, TimeSp
         connection.IdleTimeout = waitForFirst ? Timeout.InfiniteTimeSpan : Left();
         if (connection.Receive(first) == 0)
             throw new IOException($"The peer {connection.Peer} closed the connection before it introduced itself.");
+        // The two ends of a socket that was handed in need not be used at the same time.
+        if (waitForFirst)
+            _start = time.GetTimestamp();
         if (Introduction.MayBegin(first))
             RefusePlain();
         return TlsConnection.Accept(
-            new IntroducedConnection(connection, first), tls!.Credentials, tls.PeerName, waitForFirst ? limit : Left(), time);
+            new IntroducedConnection(connection, first), tls!.Credentials, tls.PeerName, Left(), time);
     }
 
     /// <summary>A source that was started without --tls understands an alert, and says so to its user.</summary>

@@ -59,6 +59,8 @@ internal sealed partial class SourceRun
             _moveBegan = _time.GetTimestamp();
         _harvestEvery = _policy.FirstHarvestEvery;
         Harvest();
+        if (_nextPass == 0)
+            FindHoles();
         while (true)
         {
             IReadOnlyList<DirtyCount> sources = _nextPass == 0 ? [] : _sources;
@@ -89,6 +91,18 @@ internal sealed partial class SourceRun
             // At most the pass that is being sent and the one before are not acknowledged.
             AwaitAcknowledgements(keep: 1);
         }
+    }
+
+    /// <summary>
+    /// Pages that have no content. To be asked after the first harvest: it takes the record of what was touched before it,
+    /// so a page that is touched after a look made earlier would be told to be zero and never be sent.
+    /// </summary>
+    private void FindHoles()
+    {
+        // ORDER: what is touched from now on is in the next harvest, although it counts as a hole here.
+        PageBitmap holes = _machine.Memory.AllPages();
+        holes.AndNot(_machine.FindTouchedPages());
+        _holes = holes;
     }
 
     private ConvergenceDecision Decide(PassReport pass, PassWork work, TimeSpan interval)

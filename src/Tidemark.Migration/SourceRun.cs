@@ -214,10 +214,6 @@ internal sealed partial class SourceRun : IDisposable
         }
 
         _tracking = true;
-        // ORDER: tracking is on, so a page that is touched from now on is dirty although it counts as a hole here.
-        PageBitmap holes = _machine.Memory.AllPages();
-        holes.AndNot(_machine.FindTouchedPages());
-        _holes = holes;
         // The first pass is a harvest like any other, of everything: what a cut leaves of it comes with the next one.
         _machine.DirtyTracker.AddPending(_machine.Memory.AllPages());
     }

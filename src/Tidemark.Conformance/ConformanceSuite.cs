@@ -69,6 +69,7 @@ public static class ConformanceSuite
     {
         var cases = new List<ConformanceCase>();
         DispatchCases.AddTo(cases);
+        ContextCases.AddTo(cases);
         IoasCases.AddTo(cases);
         IoasMapCases.AddTo(cases);
         AutomaticIovaCases.AddTo(cases);

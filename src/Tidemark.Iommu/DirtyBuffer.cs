@@ -1,3 +1,4 @@
+using System.Numerics;
 using Tidemark.Kernel;
 using Tidemark.Memory;
 
@@ -47,6 +48,20 @@ public sealed class DirtyBuffer : IDisposable
             words[wordCount - 1] &= ulong.MaxValue >> (int)(64 - (pageCount % 64));
         pages.OrAt(firstPage, words[..wordCount]);
         words.Clear();
+    }
+
+    /// <summary>How many bits of a chunk are set, for the trace.</summary>
+    internal ulong Count(ulong pageCount)
+    {
+        ulong count = 0;
+        Span<ulong> words = _memory.Words((int)((pageCount + 63) / 64));
+        for (int index = 0; index < words.Length; index++)
+        {
+            bool isCut = index == words.Length - 1 && pageCount % 64 != 0;
+            count += (ulong)BitOperations.PopCount(isCut ? words[index] & (ulong.MaxValue >> (int)(64 - (pageCount % 64))) : words[index]);
+        }
+
+        return count;
     }
 
     public void Dispose() => _memory.Dispose();

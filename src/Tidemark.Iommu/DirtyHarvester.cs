@@ -44,6 +44,14 @@ public static class DirtyHarvester
             SyscallResult result = read(chunk, buffer.Address);
             // Also after a failure: bits that did arrive are nowhere else any more.
             ulong firstPage = (guest.Value + (chunk.First.Value - area.Range.First.Value)) >> GuestPage.Shift;
+            if (StepEvents.Log.IsEnabled())
+            {
+                ulong count = chunk.ByteLength >> GuestPage.Shift;
+                StepEvents.Log.DirtyPagesRead(
+                    operation, chunk.First.Value, chunk.ByteLength, (count + 7) / 8, firstPage, buffer.Count(count),
+                    StepEvents.Outcome(result));
+            }
+
             buffer.MoveTo(pages, firstPage, chunk.ByteLength >> GuestPage.Shift);
             result.ThrowIfFailed($"{operation} for {chunk}");
         }

@@ -28,6 +28,13 @@ public sealed class Hwpt : IDirtyTable, IDisposable
         Flags = flags;
     }
 
+    /// <summary>Goes on with a page table that another process made and that does not track.</summary>
+    public static Hwpt Adopt(Ioas ioas, uint id, IommuHwptAllocFlags flags)
+    {
+        ArgumentNullException.ThrowIfNull(ioas);
+        return new Hwpt(ioas, id, flags);
+    }
+
     public Ioas Ioas { get; }
 
     public uint Id { get; }
@@ -54,6 +61,12 @@ public sealed class Hwpt : IDirtyTable, IDisposable
         ArgumentNullException.ThrowIfNull(ioas);
         IommuHwptAlloc argument = IommuHwptAlloc.Create(deviceId, flags, ioas.Id);
         SyscallResult result = ioas.Iommufd.Kernel.Ioctl(ioas.Iommufd.Fd, ref argument);
+        if (StepEvents.Log.IsEnabled())
+        {
+            StepEvents.Log.HwptAllocated(
+                deviceId, ioas.Id, flags.ToString(), result.Succeeded ? argument.OutHwptId : 0, StepEvents.Outcome(result));
+        }
+
         if (result.Errno is Errno.EOPNOTSUPP or Errno.ENOTTY)
             return new HwptAllocation(null, result.Errno);
         if (!result.Succeeded)
@@ -78,8 +91,9 @@ public sealed class Hwpt : IDirtyTable, IDisposable
         IsTracking = false;
         IommuHwptSetDirtyTracking argument = IommuHwptSetDirtyTracking.Create(
             Id, on ? IommuHwptSetDirtyTrackingFlags.Enable : IommuHwptSetDirtyTrackingFlags.None);
-        Iommufd.Kernel.Ioctl(Iommufd.Fd, ref argument)
-            .ThrowIfFailed($"Switching dirty tracking of HWPT {Id} {(on ? "on" : "off")}");
+        SyscallResult result = Iommufd.Kernel.Ioctl(Iommufd.Fd, ref argument);
+        StepEvents.Log.DirtyTrackingSet(Name, on, StepEvents.Outcome(result));
+        result.ThrowIfFailed($"Switching dirty tracking of HWPT {Id} {(on ? "on" : "off")}");
         IsTracking = on;
     }
 
@@ -114,6 +128,6 @@ public sealed class Hwpt : IDirtyTable, IDisposable
             IommuHwptGetDirtyBitmap argument = IommuHwptGetDirtyBitmap.Create(
                 Id, chunk.First.Value, chunk.ByteLength, GuestPage.Size, bitmap.Value, flags);
             return Iommufd.Kernel.Ioctl(Iommufd.Fd, ref argument);
-        }, $"Reading dirty bits of HWPT {Id}");
+        }, flags == IommuHwptGetDirtyBitmapFlags.None ? $"Reading dirty bits of HWPT {Id}" : $"Looking at dirty bits of HWPT {Id}");
     }
 }

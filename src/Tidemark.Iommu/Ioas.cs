@@ -35,6 +35,18 @@ public sealed class Ioas : IDisposable
         Id = id;
     }
 
+    /// <summary>Goes on with an address space that another process made in the same iommufd.</summary>
+    /// <param name="areas">All that is mapped in it: the kernel does not tell.</param>
+    public static Ioas Adopt(Iommufd iommufd, uint id, IReadOnlyList<MappedArea> areas)
+    {
+        ArgumentNullException.ThrowIfNull(iommufd);
+        ArgumentNullException.ThrowIfNull(areas);
+        var adopted = new Ioas(iommufd, id);
+        foreach (MappedArea area in areas)
+            adopted._areas.Add(area);
+        return adopted;
+    }
+
     public Iommufd Iommufd { get; }
 
     public uint Id { get; }
@@ -97,6 +109,8 @@ public sealed class Ioas : IDisposable
                 Id, iova.Value, file.Number, fileOffset, byteLength, ToFlags(access));
             SyscallResult result = Kernel.Ioctl(Iommufd.Fd, ref argument);
             GC.KeepAlive(file);
+            if (StepEvents.Log.IsEnabled())
+                Tell(area, $"fd {file.Number} offset 0x{fileOffset:x}", result);
             if (result.Errno == Errno.ENOTTY)
                 MapLocked(area, host);
             else if (result.Succeeded)
@@ -125,8 +139,10 @@ public sealed class Ioas : IDisposable
                 IommuIoasCopy argument = IommuIoasCopy.Create(
                     Id, area.Range.First.Value, source.Id, area.Range.First.Value, area.Range.ByteLength,
                     ToFlags(area.Access));
-                Kernel.Ioctl(Iommufd.Fd, ref argument)
-                    .ThrowIfFailed($"Copying {area} from IOAS {source.Id} to IOAS {Id}");
+                SyscallResult result = Kernel.Ioctl(Iommufd.Fd, ref argument);
+                StepEvents.Log.AreaCopied(
+                    source.Id, Id, area.Range.First.Value, area.Range.ByteLength, StepEvents.Outcome(result));
+                result.ThrowIfFailed($"Copying {area} from IOAS {source.Id} to IOAS {Id}");
                 _areas.Add(area);
             }
         }
@@ -160,6 +176,9 @@ public sealed class Ioas : IDisposable
                     IommuIoasUnmap argument = IommuIoasUnmap.Create(
                         Id, area.Range.First.Value, area.Range.ByteLength);
                     SyscallResult result = Kernel.Ioctl(Iommufd.Fd, ref argument);
+                    StepEvents.Log.AreaUnmapped(
+                        Id, area.Range.First.Value, area.Range.ByteLength, result.Succeeded ? argument.Length : 0,
+                        StepEvents.Outcome(result));
                     if (result.Errno == Errno.ENOENT)
                         argument.Length = 0;
                     else
@@ -214,8 +233,9 @@ public sealed class Ioas : IDisposable
     {
         IommuOption argument = IommuOption.Create(
             IommuOptionId.HugePages, IommuOptionOp.Set, Id, allowed ? 1UL : 0UL);
-        Kernel.Ioctl(Iommufd.Fd, ref argument)
-            .ThrowIfFailed($"Switching large pages {(allowed ? "on" : "off")} for IOAS {Id}");
+        SyscallResult result = Kernel.Ioctl(Iommufd.Fd, ref argument);
+        StepEvents.Log.HugePagesSet(Id, allowed, StepEvents.Outcome(result));
+        result.ThrowIfFailed($"Switching large pages {(allowed ? "on" : "off")} for IOAS {Id}");
     }
 
     /// <summary>Destroys it with all its mappings. Devices and page tables must be gone.</summary>
@@ -274,10 +294,15 @@ public sealed class Ioas : IDisposable
         IommuIoasMap argument = IommuIoasMap.Create(
             Id, area.Range.First.Value, host.Value, area.Range.ByteLength, ToFlags(area.Access));
         SyscallResult result = Kernel.Ioctl(Iommufd.Fd, ref argument);
+        if (StepEvents.Log.IsEnabled())
+            Tell(area, $"0x{host.Value:x}", result);
         if (!result.Succeeded)
             throw MapFailure(area, result.Errno);
         _areas.Add(area);
     }
+
+    private void Tell(MappedArea area, string source, SyscallResult result) => StepEvents.Log.AreaMapped(
+        Id, area.Range.First.Value, area.Range.ByteLength, source, area.Access.ToString(), StepEvents.Outcome(result));
 
     private KernelException MapFailure(MappedArea area, Errno errno) => new(
         $"Mapping {area} into IOAS {Id}", errno, MapRemedy.Find(errno));

@@ -48,6 +48,7 @@ public sealed class Iommufd : IDisposable
             throw new KernelException($"Opening {path}", result.Errno, remedy);
         }
 
+        StepEvents.Log.IommufdOpened(path, (int)result.Value);
         return new Iommufd(new KernelFd(kernel, checked((int)result.Value)));
     }
 
@@ -56,6 +57,7 @@ public sealed class Iommufd : IDisposable
     public static Iommufd FromFd(KernelFd fd)
     {
         ArgumentNullException.ThrowIfNull(fd);
+        StepEvents.Log.IommufdOpened("handed in", fd.Number);
         return new Iommufd(fd);
     }
 
@@ -65,6 +67,7 @@ public sealed class Iommufd : IDisposable
     {
         IommuIoasAlloc argument = IommuIoasAlloc.Create();
         Kernel.Ioctl(Fd, ref argument).ThrowIfFailed("Allocating an IOAS");
+        StepEvents.Log.IoasAllocated(Fd.Number, argument.OutIoasId);
         return new Ioas(this, argument.OutIoasId);
     }
 
@@ -80,6 +83,13 @@ public sealed class Iommufd : IDisposable
         IommuHwInfo argument = IommuHwInfo.Create(
             deviceId, vendorData.Address.Value, HostIommuCaps.MaximumVendorDataLength);
         SyscallResult result = Kernel.Ioctl(Fd, ref argument);
+        if (StepEvents.Log.IsEnabled())
+        {
+            StepEvents.Log.HardwareDescribed(
+                deviceId, argument.OutDataType.ToString(), (ulong)argument.OutCapabilities, argument.OutMaxPasidLog2,
+                StepEvents.Outcome(result));
+        }
+
         if (result.Errno is Errno.ENOTTY or Errno.EOPNOTSUPP)
             return HostIommuCaps.Unknown;
         result.ThrowIfFailed($"Asking about the IOMMU before device id {deviceId}");
@@ -87,6 +97,28 @@ public sealed class Iommufd : IDisposable
         return new HostIommuCaps(
             argument.OutDataType, argument.OutCapabilities, argument.OutMaxPasidLog2,
             vendorData.Bytes(0, length).ToArray());
+    }
+
+    /// <summary>
+    /// Makes the calling process the one that is charged for the pinned pages of every address space of this iommufd.
+    /// Nothing is unmapped, and devices do not notice.
+    /// </summary>
+    /// <exception cref="KernelException">Refused; nothing changed. The remedy says what stands in the way.</exception>
+    public void ChangeProcess()
+    {
+        IommuIoasChangeProcess argument = IommuIoasChangeProcess.Create();
+        SyscallResult result = Kernel.Ioctl(Fd, ref argument);
+        StepEvents.Log.ProcessChanged(Fd.Number, StepEvents.Outcome(result));
+        if (result.Succeeded)
+            return;
+        throw new KernelException("Moving the iommufd's pinned pages to this process", result.Errno, result.Errno switch
+        {
+            Errno.EINVAL => "Memory is mapped that is no file's, as everything is before Linux 6.13: only IOMMU_IOAS_MAP_FILE "
+                + "outlives a process.",
+            Errno.ENOMEM => "This process may not pin that much: raise its limit of locked memory (RLIMIT_MEMLOCK).",
+            Errno.ENOTTY => "The kernel predates IOMMU_IOAS_CHANGE_PROCESS (Linux 6.13).",
+            _ => null,
+        });
     }
 
     /// <summary>Closes the descriptor. Objects of this context that still exist go with it.</summary>
@@ -98,7 +130,9 @@ public sealed class Iommufd : IDisposable
         if (Fd.IsClosed)
             return;
         IommuDestroy argument = IommuDestroy.Create(id);
-        if (!Kernel.Ioctl(Fd, ref argument).Succeeded)
+        SyscallResult result = Kernel.Ioctl(Fd, ref argument);
+        StepEvents.Log.ObjectDestroyed(id, StepEvents.Outcome(result));
+        if (!result.Succeeded)
             Interlocked.Increment(ref _failedDestroyCount);
     }
 }

@@ -18,6 +18,14 @@ public sealed unsafe class LinuxKernel : IKernel
     /// <summary>Mode of files that open(2) creates: the owner's alone.</summary>
     private const uint OwnerReadWrite = 0x180;
 
+    // sendmsg(2), cmsg(3) and asm-generic/socket.h.
+    private const int SocketLevel = 1;
+    private const int Rights = 1;
+    private const int MaximumRights = 253;
+    private const int ControlHeaderLength = 16;
+    private const int NoSignal = 0x4000;
+    private const int CloseRightsOnExec = 0x40000000;
+
     public KernelIdentity Identity { get; } = new("linux", ReadRelease());
 
     public SyscallResult Open(string path, OpenFlags flags)
@@ -135,6 +143,72 @@ public sealed unsafe class LinuxKernel : IKernel
         return number < 0
             ? SyscallResult.Fail(Errno.ENOSYS)
             : Libc.ToResult(Libc.Syscall(number, (nint)flags));
+    }
+
+    public SyscallResult SendRights(int socket, ReadOnlySpan<byte> bytes, ReadOnlySpan<int> descriptors)
+    {
+        // More than this Linux refuses with EINVAL (SCM_MAX_FD is 253).
+        if (descriptors.Length > MaximumRights)
+            return SyscallResult.Fail(Errno.EINVAL);
+        Span<byte> control = stackalloc byte[ControlHeaderLength + (MaximumRights * sizeof(int))];
+        int length = ControlHeaderLength + (descriptors.Length * sizeof(int));
+        MemoryMarshal.Write(control, (ulong)length);
+        MemoryMarshal.Write(control[8..], SocketLevel);
+        MemoryMarshal.Write(control[12..], Rights);
+        MemoryMarshal.AsBytes(descriptors).CopyTo(control[ControlHeaderLength..]);
+        // SAFETY: pinned during the call, lengths beside them; the control buffer is on this stack frame.
+        fixed (byte* pointer = bytes)
+        fixed (byte* controlPointer = control)
+        {
+            var vector = new IoVector((ulong)pointer, (ulong)bytes.Length);
+            var message = new Libc.MessageHeader
+            {
+                Vectors = &vector,
+                VectorCount = 1,
+                Control = descriptors.IsEmpty ? null : controlPointer,
+                ControlLength = descriptors.IsEmpty ? 0 : (nuint)length,
+            };
+            return Libc.ToResult(Libc.Sendmsg(socket, &message, NoSignal));
+        }
+    }
+
+    public SyscallResult ReceiveRights(int socket, Span<byte> bytes, Span<int> descriptors)
+    {
+        descriptors.Fill(-1);
+        // Room for all that can come: what does not fit is closed here and not dropped by the kernel unseen.
+        Span<byte> control = stackalloc byte[ControlHeaderLength + (MaximumRights * sizeof(int))];
+        SyscallResult result;
+        int filled;
+        // SAFETY: as in SendRights.
+        fixed (byte* pointer = bytes)
+        fixed (byte* controlPointer = control)
+        {
+            var vector = new IoVector((ulong)pointer, (ulong)bytes.Length);
+            var message = new Libc.MessageHeader
+            {
+                Vectors = &vector, VectorCount = 1, Control = controlPointer, ControlLength = (nuint)control.Length,
+            };
+            result = Libc.ToResult(Libc.Recvmsg(socket, &message, CloseRightsOnExec));
+            filled = result.Succeeded ? (int)message.ControlLength : 0;
+        }
+
+        if (filled < ControlHeaderLength || MemoryMarshal.Read<int>(control[8..]) != SocketLevel
+            || MemoryMarshal.Read<int>(control[12..]) != Rights)
+        {
+            return result;
+        }
+
+        int length = (int)Math.Min(MemoryMarshal.Read<ulong>(control), (ulong)filled);
+        ReadOnlySpan<int> came = MemoryMarshal.Cast<byte, int>(control[ControlHeaderLength..length]);
+        if (came.Length <= descriptors.Length)
+        {
+            came.CopyTo(descriptors);
+            return result;
+        }
+
+        foreach (int descriptor in came)
+            Libc.Close(descriptor);
+        return SyscallResult.Fail(Errno.EMSGSIZE);
     }
 
     /// <summary>

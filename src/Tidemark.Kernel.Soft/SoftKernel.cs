@@ -274,6 +274,22 @@ public sealed partial class SoftKernel : IKernel, IVfioHost, IDisposable
 
     public SyscallResult Userfaultfd(uint flags) => _host.Userfaultfd(flags);
 
+    /// <summary>Another process has another soft kernel, or none: ours can not go there.</summary>
+    public SyscallResult SendRights(int socket, ReadOnlySpan<byte> bytes, ReadOnlySpan<int> descriptors)
+    {
+        // FIDELITY: descriptors of the soft kernel can not be sent to another process (EOPNOTSUPP)
+        foreach (int descriptor in descriptors)
+        {
+            if (FdTable.IsSoft(descriptor))
+                return SyscallResult.Fail(IsOpen(descriptor) ? Errno.EOPNOTSUPP : Errno.EBADF);
+        }
+
+        return _host.SendRights(socket, bytes, descriptors);
+    }
+
+    public SyscallResult ReceiveRights(int socket, Span<byte> bytes, Span<int> descriptors) =>
+        _host.ReceiveRights(socket, bytes, descriptors);
+
     /// <summary>Soft files say themselves what they are ready for, and are asked again every few milliseconds.</summary>
     public SyscallResult Poll(Span<PollDescriptor> descriptors, int timeoutMilliseconds)
     {

@@ -99,6 +99,12 @@ public sealed class FaultInjectingKernel : IKernel
 
     public SyscallResult Userfaultfd(uint flags) => Fails("userfaultfd") ?? _inner.Userfaultfd(flags);
 
+    public SyscallResult SendRights(int socket, ReadOnlySpan<byte> bytes, ReadOnlySpan<int> descriptors) =>
+        Fails("sendmsg") ?? _inner.SendRights(socket, bytes, descriptors);
+
+    public SyscallResult ReceiveRights(int socket, Span<byte> bytes, Span<int> descriptors) =>
+        Fails("recvmsg") ?? _inner.ReceiveRights(socket, bytes, descriptors);
+
     private SyscallResult? Fails(string call, uint? request = null)
     {
         if (Interlocked.Increment(ref _calls) != Interlocked.Read(ref _failAt))

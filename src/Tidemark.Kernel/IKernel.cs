@@ -83,4 +83,17 @@ public interface IKernel
 
     /// <summary>userfaultfd(2). Value: the descriptor. Flags: O_CLOEXEC, O_NONBLOCK, UFFD_USER_MODE_ONLY.</summary>
     SyscallResult Userfaultfd(uint flags);
+
+    /// <summary>
+    /// sendmsg(2) on a connected Unix socket: bytes, and with the first of them descriptors (SCM_RIGHTS), which are
+    /// then open in the receiving process too. Value: bytes sent.
+    /// </summary>
+    SyscallResult SendRights(int socket, ReadOnlySpan<byte> bytes, ReadOnlySpan<int> descriptors);
+
+    /// <summary>
+    /// recvmsg(2) with SCM_RIGHTS: bytes and the descriptors that came with them, close-on-exec. Places of
+    /// <paramref name="descriptors"/> that got none are -1; with more than it has room for all are closed, and the
+    /// answer is EMSGSIZE. Value: bytes received, 0 at the end.
+    /// </summary>
+    SyscallResult ReceiveRights(int socket, Span<byte> bytes, Span<int> descriptors);
 }

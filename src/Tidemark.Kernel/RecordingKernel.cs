@@ -147,6 +147,13 @@ public sealed class RecordingKernel : IKernel
 
     public SyscallResult Userfaultfd(uint flags) => Record(Begin(), "userfaultfd", [flags], _inner.Userfaultfd(flags));
 
+    // What goes between two processes is no answer of the kernel: only how much moved is kept.
+    public SyscallResult SendRights(int socket, ReadOnlySpan<byte> bytes, ReadOnlySpan<int> descriptors) =>
+        Record(Begin(), "sendmsg", [socket, descriptors.Length], _inner.SendRights(socket, bytes, descriptors));
+
+    public SyscallResult ReceiveRights(int socket, Span<byte> bytes, Span<int> descriptors) =>
+        Record(Begin(), "recvmsg", [socket, descriptors.Length], _inner.ReceiveRights(socket, bytes, descriptors));
+
     private static byte[] Filled(ReadOnlySpan<byte> buffer, SyscallResult result) =>
         result.Succeeded ? buffer[..(int)Math.Min(result.Value, buffer.Length)].ToArray() : [];
 

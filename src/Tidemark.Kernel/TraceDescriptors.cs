@@ -14,6 +14,9 @@ internal enum TracedKind
     UserfaultfdDevice,
     Userfaultfd,
     Pagemap,
+
+    /// <summary>Came from another process: an iommufd or a device.</summary>
+    Received,
 }
 
 /// <summary>What each descriptor of a traced kernel is, learned from the calls that made it.</summary>

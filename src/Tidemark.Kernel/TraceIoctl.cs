@@ -57,6 +57,8 @@ internal static class TraceIoctl
         TracedKind.VfioMigrationData => Find([VfioRequests.MigGetPrecopyInfo], request),
         TracedKind.UserfaultfdDevice => Find([UserfaultfdRequests.New], request),
         TracedKind.Userfaultfd => Find(UserfaultfdNames, request),
+        // Their numbers do not overlap.
+        TracedKind.Received => Find(IommufdNames, request) ?? Find(DeviceNames, request),
         TracedKind.Pagemap => Find([PagemapRequests.Scan], request),
         _ => null,
     };

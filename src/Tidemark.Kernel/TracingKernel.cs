@@ -147,6 +147,19 @@ public sealed class TracingKernel : IKernel
         return Tell($"userfaultfd({(names.Length == 0 ? "0" : names)})", result);
     }
 
+    public SyscallResult SendRights(int socket, ReadOnlySpan<byte> bytes, ReadOnlySpan<int> descriptors) => Tell(
+        $"sendmsg({socket}, {TraceValues.Bytes(bytes)}, SCM_RIGHTS [{string.Join(", ", descriptors.ToArray())}])",
+        _inner.SendRights(socket, bytes, descriptors));
+
+    public SyscallResult ReceiveRights(int socket, Span<byte> bytes, Span<int> descriptors)
+    {
+        SyscallResult result = _inner.ReceiveRights(socket, bytes, descriptors);
+        foreach (int descriptor in descriptors)
+            _descriptors.Made(descriptor < 0 ? SyscallResult.Fail(Errno.EBADF) : SyscallResult.Ok(descriptor), TracedKind.Received);
+        return Tell(
+            $"recvmsg({socket}, {Filled(bytes, result)}, SCM_RIGHTS [{string.Join(", ", descriptors.ToArray().Where(descriptor => descriptor >= 0))}])", result);
+    }
+
     private static string Filled(ReadOnlySpan<byte> buffer, SyscallResult result) => result.Succeeded
         ? TraceValues.Bytes(buffer[..(int)Math.Min(result.Value, buffer.Length)])
         : "\"\"";

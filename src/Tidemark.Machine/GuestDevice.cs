@@ -128,6 +128,18 @@ public sealed class GuestDevice : IDisposable
             throw new InvalidDataException($"The state of {Name} is for a controller that moves by migration states.");
     }
 
+    /// <summary>The driver's and the reader's state, while paused, for a process that goes on with the device.</summary>
+    internal byte[] SaveForAdoption() => _workload?.SaveForAdoption() ?? [];
+
+    /// <summary>Takes it.</summary>
+    /// <exception cref="InvalidDataException">It is for a device that somebody drives, or for one that nobody does.</exception>
+    internal void Adopt(byte[] state)
+    {
+        if (_workload is null != (state.Length == 0))
+            throw new InvalidDataException($"The state of {Name} is not for such a device.");
+        _workload?.Adopt(state);
+    }
+
     /// <summary>Reads on from a loaded state.</summary>
     public void Start() => _workload?.Start();
 

@@ -4,6 +4,7 @@ using Tidemark.Machine.Assignment;
 using Tidemark.Machine.CpuTracking;
 using Tidemark.Machine.Description;
 using Tidemark.Machine.Hosting;
+using Tidemark.Machine.LiveUpdate;
 using Tidemark.Machine.Nvme;
 using Tidemark.Machine.Snapshot;
 using Tidemark.Machine.Viommu;
@@ -27,7 +28,7 @@ namespace Tidemark.Machine;
 /// trackers.
 /// <see cref="Dispose"/> undoes it in reverse.
 /// </remarks>
-public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposable
+public sealed partial class GuestMachine : ISourceMachine, IDestinationMachine, IDisposable
 {
     private static readonly TimeSpan DiskWait = TimeSpan.FromSeconds(10);
 
@@ -43,7 +44,8 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
     private bool _disposed;
 
     private GuestMachine(
-        MachineDescription description, IKernel kernel, ISysfs sysfs, GuestMachineFaults faults, GuestMachineExercises exercises)
+        MachineDescription description, IKernel kernel, ISysfs sysfs, GuestMachineFaults faults, GuestMachineExercises exercises,
+        MachineInheritance? inheritance = null)
     {
         _description = description;
         _kernel = kernel;
@@ -51,14 +53,21 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         _layout = MemoryLayout.Plan(description);
         try
         {
+            MachineManifest? manifest = inheritance?.Read(description);
             (ulong written, string purpose) = description.Prefault
                 ? (description.MemoryBytes, "Prefaulting guest memory")
                 : (_layout.WrittenBytes, "What the machine writes to its memory");
-            if (HostLimits.FindMemoryShortage(sysfs, written, purpose) is { } shortage)
+            // What is inherited is there already.
+            if (manifest is null && HostLimits.FindMemoryShortage(sysfs, written, purpose) is { } shortage)
                 throw new KernelException("Starting the machine", Errno.ENOMEM, shortage);
-            _memoryFile = Own(GuestMemoryFile.Create(kernel, _layout, description.Prefault));
+            _memoryFile = Own(inheritance is null
+                ? GuestMemoryFile.Create(kernel, _layout, description.Prefault)
+                : GuestMemoryFile.Adopt(inheritance.MemoryFile, _layout));
             _disks = Own(new DiskLocks(description.SoftHost));
-            AssignDevices();
+            if (manifest is null)
+                AssignDevices();
+            else
+                AdoptDevices(manifest, inheritance!);
             CpuTracking = Own(CpuDirtyTracking.Choose(kernel, Memory));
             DeviceTracking = Own(AssignmentTracking.Create(
                 kernel, [.. _devices.Select(device => device.Assigned)],
@@ -69,10 +78,14 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
             // The machine's IOMMU first: its mappings are there before a device runs.
             IMigratable[] viommu = Viommu.Endpoints.Count == 0 ? [] : [Viommu];
             Parts = [.. viommu, .. _devices.Select(device => device.Assigned.Part).OfType<IMigratable>(), _workload];
+            if (manifest is not null)
+                AdoptWorkload(manifest);
         }
         catch
         {
-            // Whatever was taken before the failure is given back in reverse.
+            // What is inherited is still the other process's; whatever was taken is given back in reverse.
+            if (inheritance is not null)
+                Relinquish();
             Dispose();
             throw;
         }
@@ -375,6 +388,7 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         if (_description.Devices.Count == 0)
             return;
         KernelInterface opener = Own(KernelInterface.Open(_kernel, _sysfs, _description.Backend));
+        _iommufd = opener.Iommufd;
         DmaContainer? shared = null;
         for (int index = 0; index < _description.Devices.Count; index++)
         {
@@ -387,12 +401,7 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
             GuestIommuEndpoint? endpoint = device.Viommu == DeviceTranslation.None
                 ? null
                 : Viommu.Add(device.Name, container, Memory, _memoryFile.File);
-            _devices.Add(Own(new GuestDevice(
-                device, assigned, Memory, _layout.Arenas[index], FindDisk(device), _description.Workload.Seed + index,
-                endpoint)
-            {
-                Iommu = VfioDiscovery.FindIommu(_sysfs, folder),
-            }));
+            AddDevice(index, assigned, endpoint, folder);
         }
 
         foreach (GuestIommuEndpoint endpoint in Viommu.Endpoints)
@@ -411,6 +420,16 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
         }
     }
 
+    private void AddDevice(int index, AssignedDevice assigned, GuestIommuEndpoint? endpoint, string folder)
+    {
+        DeviceDescription device = _description.Devices[index];
+        _devices.Add(Own(new GuestDevice(
+            device, assigned, Memory, _layout.Arenas[index], FindDisk(device), _description.Workload.Seed + index, endpoint)
+        {
+            Iommu = VfioDiscovery.FindIommu(_sysfs, folder),
+        }));
+    }
+
     /// <summary>
     /// A leaf of the page table is one dirty unit, and leaves are not split when tracking starts: with huge leaves one
     /// small write costs 2 MiB or more in each pass. So base pages unless the file asks for huge ones.
@@ -418,6 +437,7 @@ public sealed class GuestMachine : ISourceMachine, IDestinationMachine, IDisposa
     private DmaContainer CreateContainer(KernelInterface opened)
     {
         DmaContainer container = Own(opened.CreateContainer());
+        _containers.Add(container);
         if (!_description.HugePages && container is IommufdContainer iommufd)
             iommufd.Ioas.SetHugePages(false);
         return container;

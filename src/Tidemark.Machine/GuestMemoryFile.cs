@@ -20,6 +20,26 @@ public sealed class GuestMemoryFile : IDisposable
 
     public GuestMemory Memory { get; }
 
+    /// <summary>Goes on with the memory file of another process: the same pages, mapped here.</summary>
+    /// <param name="file">Belongs to the result; after a failure it is the caller's.</param>
+    /// <exception cref="KernelException">It can not be mapped, or is shorter than the layout; nothing is left
+    /// behind.</exception>
+    public static GuestMemoryFile Adopt(KernelFd file, MemoryLayout layout)
+    {
+        ArgumentNullException.ThrowIfNull(file);
+        ArgumentNullException.ThrowIfNull(layout);
+        var mappings = new List<Mapping>();
+        try
+        {
+            return new GuestMemoryFile(file, MapSlots(file, layout, mappings, prefault: false), mappings);
+        }
+        catch
+        {
+            mappings.ForEach(mapping => mapping.Dispose());
+            throw;
+        }
+    }
+
     /// <exception cref="KernelException">There is not that much memory to be had; nothing is left behind.</exception>
     public static GuestMemoryFile Create(IKernel kernel, MemoryLayout layout, bool prefault)
     {
@@ -39,20 +59,7 @@ public sealed class GuestMemoryFile : IDisposable
                     "The limit for files (ulimit -f) or the memory of this host is smaller.");
             }
 
-            var slots = new List<MemorySlot>();
-            ulong offset = 0;
-            foreach ((GuestPhysicalAddress start, ulong byteLength) in layout.Slots)
-            {
-                Mapping mapping = Mapping.CreateShared(
-                    file, byteLength, offset, MemoryProtection.Read | MemoryProtection.Write, MapFlags.NoReserve);
-                mappings.Add(mapping);
-                if (prefault)
-                    Populate(kernel, mapping);
-                slots.Add(new MemorySlot(start, byteLength, mapping.Address, offset));
-                offset += byteLength;
-            }
-
-            return new GuestMemoryFile(file, new GuestMemory(slots), mappings);
+            return new GuestMemoryFile(file, MapSlots(file, layout, mappings, prefault), mappings);
         }
         catch
         {
@@ -80,6 +87,24 @@ public sealed class GuestMemoryFile : IDisposable
     {
         _mappings.ForEach(mapping => mapping.Dispose());
         File.Dispose();
+    }
+
+    private static GuestMemory MapSlots(KernelFd file, MemoryLayout layout, List<Mapping> mappings, bool prefault)
+    {
+        var slots = new List<MemorySlot>();
+        ulong offset = 0;
+        foreach ((GuestPhysicalAddress start, ulong byteLength) in layout.Slots)
+        {
+            Mapping mapping = Mapping.CreateShared(
+                file, byteLength, offset, MemoryProtection.Read | MemoryProtection.Write, MapFlags.NoReserve);
+            mappings.Add(mapping);
+            if (prefault)
+                Populate(file.Kernel, mapping);
+            slots.Add(new MemorySlot(start, byteLength, mapping.Address, offset));
+            offset += byteLength;
+        }
+
+        return new GuestMemory(slots);
     }
 
     private static void Populate(IKernel kernel, Mapping mapping)

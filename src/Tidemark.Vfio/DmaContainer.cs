@@ -174,6 +174,19 @@ public abstract class DmaContainer : IDisposable
         MapSlots([memory.Cut(start, byteLength)], memoryFile, access);
     }
 
+    /// <summary>
+    /// Leaves everything in the kernel as it is, for the process that goes on with it: nothing is detached, unmapped or
+    /// freed, here or by <see cref="Dispose"/>. Never throws.
+    /// </summary>
+    public void Relinquish()
+    {
+        lock (Gate)
+        {
+            IsDisposed = true;
+            _attachments.Clear();
+        }
+    }
+
     /// <summary>Detaches what is still attached and frees everything. Never throws.</summary>
     public void Dispose()
     {
@@ -188,6 +201,13 @@ public abstract class DmaContainer : IDisposable
         }
 
         GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Remembers an attachment that another process made.</summary>
+    private protected void Adopt(Attachment attachment)
+    {
+        lock (Gate)
+            _attachments.Add(attachment);
     }
 
     /// <summary>Attaches under the gate; the base remembers the result.</summary>

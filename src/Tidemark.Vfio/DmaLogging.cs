@@ -56,6 +56,13 @@ public sealed class DmaLogging(VfioDevice device)
             string operation = $"Starting the DMA log of {Device.Name} over {merged.Count} ranges "
                 + $"({merged[0].First}-{merged[^1].Last})";
             SyscallResult result = TryStart(merged, pageSize, operation);
+            if (StepEvents.Log.IsEnabled())
+            {
+                StepEvents.Log.DmaLogStarted(
+                    Device.Name, merged.Count, string.Join(", ", merged), result.Succeeded ? DevicePageSize : pageSize, excess,
+                    StepEvents.Outcome(result));
+            }
+
             if (result.Succeeded)
             {
                 ExcessBytes = excess;
@@ -95,7 +102,9 @@ public sealed class DmaLogging(VfioDevice device)
             return;
         IsStarted = false;
         Ranges = [];
-        Device.Set(VfioDeviceFeatureIndex.DmaLoggingStop).ThrowIfFailed($"Stopping the DMA log of {Device.Name}");
+        SyscallResult result = Device.Set(VfioDeviceFeatureIndex.DmaLoggingStop);
+        StepEvents.Log.DmaLogStopped(Device.Name, StepEvents.Outcome(result));
+        result.ThrowIfFailed($"Stopping the DMA log of {Device.Name}");
     }
 
     private SyscallResult TryStart(IReadOnlyList<IovaRange> ranges, ulong pageSize, string operation)

@@ -285,6 +285,8 @@ public sealed class LegacyContainer : DmaContainer
             flags |= VfioDmaMapFlags.Write;
         VfioIommuType1DmaMap map = VfioIommuType1DmaMap.Create(flags, iova, part.Host.Value + skipped, length);
         SyscallResult result = _container.Kernel.Ioctl(_container, ref map);
+        if (StepEvents.Log.IsEnabled())
+            StepEvents.Log.Type1Mapped(iova, length, part.Host.Value + skipped, access.ToString(), StepEvents.Outcome(result));
         if (!result.Succeeded)
         {
             throw new KernelException(
@@ -300,7 +302,10 @@ public sealed class LegacyContainer : DmaContainer
     {
         VfioIommuType1DmaUnmap unmap = VfioIommuType1DmaUnmap.Create(
             VfioDmaUnmapFlags.None, area.Range.First.Value, area.Range.ByteLength);
-        _container.Kernel.Ioctl(_container, ref unmap).ThrowIfFailed($"Unmapping {area.Range} from the type1 container");
+        SyscallResult result = _container.Kernel.Ioctl(_container, ref unmap);
+        StepEvents.Log.Type1Unmapped(
+            area.Range.First.Value, area.Range.ByteLength, withBitmap: false, StepEvents.Outcome(result));
+        result.ThrowIfFailed($"Unmapping {area.Range} from the type1 container");
     }
 
     private Group Join(int number, string name)
@@ -334,6 +339,7 @@ public sealed class LegacyContainer : DmaContainer
             Span<byte> argument = stackalloc byte[sizeof(int)];
             BinaryPrimitives.WriteInt32LittleEndian(argument, _container.Number);
             SyscallResult joined = kernel.Ioctl(group.Fd.Number, VfioRequests.GroupSetContainer.Value, argument);
+            StepEvents.Log.GroupJoined((uint)number, StepEvents.Outcome(joined));
             if (!joined.Succeeded)
             {
                 throw new KernelException($"Putting group {number} into the container", joined.Errno, joined.Errno switch

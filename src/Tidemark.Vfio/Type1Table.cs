@@ -46,8 +46,9 @@ public sealed class Type1Table : IDirtyTable
         IsTracking = false;
         VfioIommuType1DirtyBitmap argument = VfioIommuType1DirtyBitmap.Create(
             on ? VfioIommuDirtyPagesFlags.Start : VfioIommuDirtyPagesFlags.Stop);
-        _container.Kernel.Ioctl(_container, ref argument)
-            .ThrowIfFailed($"Switching dirty tracking of {Name} {(on ? "on" : "off")}");
+        SyscallResult result = _container.Kernel.Ioctl(_container, ref argument);
+        StepEvents.Log.DirtyTrackingSet(Name, on, StepEvents.Outcome(result));
+        result.ThrowIfFailed($"Switching dirty tracking of {Name} {(on ? "on" : "off")}");
         IsTracking = on;
     }
 
@@ -63,8 +64,13 @@ public sealed class Type1Table : IDirtyTable
     private SyscallResult Read(IovaRange chunk, HostAddress bitmap) => Ask(
         VfioRequests.IommuDirtyPages, (uint)VfioIommuDirtyPagesFlags.GetBitmap, chunk, bitmap);
 
-    private SyscallResult UnmapAndRead(IovaRange chunk, HostAddress bitmap) => Ask(
-        VfioRequests.IommuUnmapDma, (uint)VfioDmaUnmapFlags.GetDirtyBitmap, chunk, bitmap);
+    private SyscallResult UnmapAndRead(IovaRange chunk, HostAddress bitmap)
+    {
+        SyscallResult result = Ask(
+            VfioRequests.IommuUnmapDma, (uint)VfioDmaUnmapFlags.GetDirtyBitmap, chunk, bitmap);
+        StepEvents.Log.Type1Unmapped(chunk.First.Value, chunk.ByteLength, withBitmap: true, StepEvents.Outcome(result));
+        return result;
+    }
 
     /// <summary>
     /// Both arguments have one layout: vfio_iommu_type1_dirty_bitmap with its _get behind it, and

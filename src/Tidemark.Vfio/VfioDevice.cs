@@ -55,6 +55,8 @@ public sealed class VfioDevice : IDisposable
                     return known;
                 VfioDeviceInfo argument = VfioDeviceInfo.Create();
                 Kernel.Ioctl(Fd, ref argument).ThrowIfFailed($"Asking {Name} for its regions and interrupts");
+                if (StepEvents.Log.IsEnabled())
+                    StepEvents.Log.DeviceDescribed(Name, argument.NumRegions, argument.NumIrqs, argument.Flags.ToString());
                 _info = argument;
                 return argument;
             }
@@ -91,6 +93,7 @@ public sealed class VfioDevice : IDisposable
             throw new KernelException($"Opening {node} for {name}", result.Errno, remedy);
         }
 
+        StepEvents.Log.DeviceOpened(name, node, (int)result.Value);
         return new VfioDevice(
             new KernelFd(kernel, checked((int)result.Value)), name, VfioDiscovery.IsMdev(sysfs, folder));
     }
@@ -100,7 +103,16 @@ public sealed class VfioDevice : IDisposable
     public static VfioDevice FromFd(KernelFd fd, string name, bool isMdev = false)
     {
         ArgumentNullException.ThrowIfNull(fd);
+        StepEvents.Log.DeviceOpened(name, "handed in", fd.Number);
         return new VfioDevice(fd, name, isMdev);
+    }
+
+    /// <summary>Goes on with a device that another process opened and bound to its iommufd.</summary>
+    public static VfioDevice Adopt(KernelFd fd, string name, uint deviceId, bool isMdev)
+    {
+        ArgumentNullException.ThrowIfNull(fd);
+        StepEvents.Log.DeviceOpened(name, "from another process", fd.Number);
+        return new VfioDevice(fd, name, isMdev) { DeviceId = deviceId };
     }
 
     /// <summary>Binds the device to an iommufd, once and for good.</summary>
@@ -110,6 +122,7 @@ public sealed class VfioDevice : IDisposable
         ArgumentNullException.ThrowIfNull(iommufd);
         VfioDeviceBindIommufd argument = VfioDeviceBindIommufd.Create(iommufd.Fd.Number);
         SyscallResult result = Kernel.Ioctl(Fd, ref argument);
+        StepEvents.Log.DeviceBound(Name, iommufd.Fd.Number, Fd.Number, argument.OutDevid, StepEvents.Outcome(result));
         if (!result.Succeeded)
         {
             string? remedy = result.Errno switch
@@ -137,6 +150,7 @@ public sealed class VfioDevice : IDisposable
         VfioDeviceAttachIommufdPt argument = VfioDeviceAttachIommufdPt.Create(pageTableId);
         SyscallResult result = Kernel.Ioctl(Fd, ref argument);
         usedId = result.Succeeded ? argument.PtId : 0;
+        StepEvents.Log.DeviceAttached(Name, pageTableId, usedId, StepEvents.Outcome(result));
         return result;
     }
 
@@ -144,7 +158,9 @@ public sealed class VfioDevice : IDisposable
     public SyscallResult TryDetach()
     {
         VfioDeviceDetachIommufdPt argument = VfioDeviceDetachIommufdPt.Create();
-        return Kernel.Ioctl(Fd, ref argument);
+        SyscallResult result = Kernel.Ioctl(Fd, ref argument);
+        StepEvents.Log.DeviceDetached(Name, StepEvents.Outcome(result));
+        return result;
     }
 
     /// <summary>One region: a BAR, the configuration space, ...</summary>
@@ -200,6 +216,7 @@ public sealed class VfioDevice : IDisposable
             Thread.Sleep(TimeSpan.FromMilliseconds(10));
         }
 
+        StepEvents.Log.DeviceWasReset(Name, StepEvents.Outcome(result));
         if (!result.Succeeded)
         {
             throw new KernelException(

@@ -88,10 +88,18 @@ public sealed class VfioMigration : IDisposable
     /// <summary>
     /// Asks for a state once, without recovery. After a failure the device is wherever the kernel left it.
     /// </summary>
-    public SyscallResult TrySetState(VfioDeviceMigState target)
+    public SyscallResult TrySetState(VfioDeviceMigState target) => TrySetState(target, recovers: false);
+
+    private SyscallResult TrySetState(VfioDeviceMigState target, bool recovers)
     {
         VfioDeviceFeatureMigState argument = VfioDeviceFeatureMigState.Create(target);
         SyscallResult result = _device.Set(ref argument);
+        if (StepEvents.Log.IsEnabled())
+        {
+            StepEvents.Log.MigrationStateSet(
+                _device.Name, target.ToString(), recovers, result.Succeeded ? argument.DataFd : -1, StepEvents.Outcome(result));
+        }
+
         _lastState = result.Succeeded ? target : null;
         if (!result.Succeeded)
             return result;
@@ -122,7 +130,7 @@ public sealed class VfioMigration : IDisposable
         if (result.Succeeded)
             return;
         string operation = $"Moving {_device.Name} to migration state {target}";
-        if (recovery is { } wanted && TrySetState(wanted).Succeeded)
+        if (recovery is { } wanted && TrySetState(wanted, recovers: true).Succeeded)
             throw new KernelException(operation, result.Errno, $"It was brought to {wanted}.");
         try
         {
@@ -162,6 +170,7 @@ public sealed class VfioMigration : IDisposable
             result = _device.Kernel.Read(stream.Number, buffer);
         }
         while (result.Errno == Errno.EINTR);
+        StepEvents.Log.StateRead(_device.Name, result.Succeeded ? result.Value : 0, StepEvents.Outcome(result));
         // Only a running device has nothing at this moment; taken for the end, it would cut the state off.
         if (result.Errno == Errno.ENOMSG && _lastState != VfioDeviceMigState.StopCopy)
             return 0;
@@ -179,6 +188,7 @@ public sealed class VfioMigration : IDisposable
             SyscallResult result = _device.Kernel.Write(stream.Number, bytes);
             if (result.Errno == Errno.EINTR)
                 continue;
+            StepEvents.Log.StateWritten(_device.Name, result.Succeeded ? result.Value : 0, StepEvents.Outcome(result));
             result.ThrowIfFailed($"Writing {bytes.Length} bytes of state to {_device.Name}");
             if (result.Value <= 0)
             {
@@ -199,7 +209,10 @@ public sealed class VfioMigration : IDisposable
         if (_stream is null)
             return null;
         VfioPrecopyInfo argument = VfioPrecopyInfo.Create();
-        return _device.Kernel.Ioctl(_stream, ref argument).Succeeded
+        SyscallResult result = _device.Kernel.Ioctl(_stream, ref argument);
+        StepEvents.Log.PrecopyEstimated(
+            _device.Name, argument.InitialBytes, argument.DirtyBytes, StepEvents.Outcome(result));
+        return result.Succeeded
             ? new PrecopyEstimate(argument.InitialBytes, argument.DirtyBytes)
             : null;
     }
@@ -208,7 +221,9 @@ public sealed class VfioMigration : IDisposable
     public ulong? GetDataSize()
     {
         var argument = default(VfioDeviceFeatureMigDataSize);
-        return _device.Get(ref argument).Succeeded ? argument.StopCopyLength : null;
+        SyscallResult result = _device.Get(ref argument);
+        StepEvents.Log.DataSizeEstimated(_device.Name, argument.StopCopyLength, StepEvents.Outcome(result));
+        return result.Succeeded ? argument.StopCopyLength : null;
     }
 
     /// <summary>Closes the stream. The device's state is left as it is.</summary>

@@ -118,6 +118,8 @@ public sealed class VfioRegion
         string operation = $"Asking {device.Name} about region {index}";
         VfioRegionInfo first = VfioRegionInfo.Create(index);
         device.Kernel.Ioctl(device.Fd, ref first).ThrowIfFailed(operation);
+        if (StepEvents.Log.IsEnabled())
+            StepEvents.Log.RegionDescribed(device.Name, index, first.Size, first.Offset, first.Flags.ToString());
         IReadOnlyList<RegionArea> areas = [];
         if ((first.Flags & VfioRegionInfoFlags.Mmap) != 0 && first.Size != 0)
             areas = [new RegionArea(0, first.Size)];

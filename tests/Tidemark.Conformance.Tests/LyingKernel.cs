@@ -62,4 +62,10 @@ internal sealed class LyingKernel(IKernel inner, LyingKernel.Lie lie) : IKernel
     public SyscallResult Lseek(int fd, ulong offset, SeekWhence whence) => inner.Lseek(fd, offset, whence);
 
     public SyscallResult Userfaultfd(uint flags) => inner.Userfaultfd(flags);
+
+    public SyscallResult SendRights(int socket, ReadOnlySpan<byte> bytes, ReadOnlySpan<int> descriptors) =>
+        inner.SendRights(socket, bytes, descriptors);
+
+    public SyscallResult ReceiveRights(int socket, Span<byte> bytes, Span<int> descriptors) =>
+        inner.ReceiveRights(socket, bytes, descriptors);
 }

@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using Tidemark.Abi;
 using Tidemark.Kernel.Soft.Devices.Mtty;
 using Tidemark.Kernel.Soft.Iommufd;
@@ -58,6 +59,18 @@ public sealed class DivergenceTests
         fixture.Write(Iova + Page);
         Assert.Equal(512, fixture.DirtyBits(hwpt, Iova, LargePage).Length);
         device.Unbind();
+    }
+
+    [Fact]
+    public void A_descriptor_of_the_soft_kernel_does_not_go_to_another_process()
+    {
+        using var fixture = new IommufdFixture();
+        using var iommufd = Open(fixture.Kernel, "/dev/iommu");
+        using var pair = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        Assert.Equal(
+            Errno.EOPNOTSUPP, fixture.Kernel.SendRights((int)pair.Handle, [1], [iommufd.Number]).Errno);
+        // Another one is the host's to judge: this socket is not connected.
+        Assert.Equal(Errno.ENOTCONN, fixture.Kernel.SendRights((int)pair.Handle, [1], []).Errno);
     }
 
     [Fact]

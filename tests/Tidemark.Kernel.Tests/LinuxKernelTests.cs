@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using Tidemark.Abi;
 using Tidemark.Kernel.Linux;
 
@@ -30,6 +31,70 @@ public sealed class LinuxKernelTests
         Assert.Equal(0, _kernel.Pread(file.Number, buffer, 8192).Value);
         Assert.True(_kernel.Fsync(file.Number).Succeeded);
         Assert.True(_kernel.Madvise(mapping.Address.Value, 4096, MemoryAdvice.PopulateWrite).Succeeded);
+    }
+
+    [Fact]
+    public void Descriptors_go_through_a_socket_with_the_bytes_beside_them()
+    {
+        (Socket here, Socket there) = Connect();
+        using (here)
+        using (there)
+        {
+            using var file = new KernelFd(_kernel, (int)_kernel.MemfdCreate("sent", MemfdFlags.None).Value);
+            Assert.Equal(3, _kernel.Pwrite(file.Number, [7, 8, 9], 0).Value);
+            Assert.Equal(2, _kernel.SendRights((int)here.Handle, [1, 2], [file.Number, file.Number]).Value);
+            byte[] bytes = new byte[8];
+            int[] came = new int[3];
+            Assert.Equal(2, _kernel.ReceiveRights((int)there.Handle, bytes, came).Value);
+            Assert.Equal([1, 2, 0, 0, 0, 0, 0, 0], bytes);
+            Assert.True(came[0] > 2 && came[1] > 2 && came[0] != came[1] && came[0] != file.Number && came[2] == -1);
+            const long CloseOnExec = 0x80000;
+            string flags = File.ReadAllLines($"/proc/self/fdinfo/{came[0]}")[1];
+            Assert.NotEqual(0, Convert.ToInt64(flags.Split('\t')[1], 8) & CloseOnExec);
+            Assert.Equal(3, _kernel.Pread(came[1], bytes, 0).Value);
+            Assert.Equal([7, 8, 9], bytes[..3]);
+            Assert.All(came[..2], descriptor => Assert.True(_kernel.Close(descriptor).Succeeded));
+
+            // Bytes alone, then the end.
+            Assert.Equal(1, _kernel.SendRights((int)here.Handle, [5], []).Value);
+            Assert.Equal(1, _kernel.ReceiveRights((int)there.Handle, bytes, came).Value);
+            Assert.Equal([-1, -1, -1], came);
+            here.Shutdown(SocketShutdown.Both);
+            Assert.Equal(0, _kernel.ReceiveRights((int)there.Handle, bytes, came).Value);
+        }
+    }
+
+    [Fact]
+    public void Descriptors_that_find_no_room_are_closed_and_one_that_is_none_is_refused()
+    {
+        (Socket here, Socket there) = Connect();
+        using (here)
+        using (there)
+        {
+            using var file = new KernelFd(_kernel, (int)_kernel.MemfdCreate("sent", MemfdFlags.None).Value);
+            int before = Directory.GetFileSystemEntries("/proc/self/fd").Count(IsSent);
+            Assert.True(_kernel.SendRights((int)here.Handle, [1], [file.Number, file.Number]).Succeeded);
+            Assert.Equal(Errno.EMSGSIZE, _kernel.ReceiveRights((int)there.Handle, new byte[1], new int[1]).Errno);
+            Assert.Equal(before, Directory.GetFileSystemEntries("/proc/self/fd").Count(IsSent));
+            Assert.Equal(Errno.EBADF, _kernel.SendRights((int)here.Handle, [1], [99999]).Errno);
+            Assert.Equal(Errno.EINVAL, _kernel.SendRights((int)here.Handle, [1], new int[300]).Errno);
+        }
+
+        static bool IsSent(string path) =>
+            new FileInfo(path).LinkTarget?.Contains("memfd:sent", StringComparison.Ordinal) ?? false;
+    }
+
+    private static (Socket Here, Socket There) Connect()
+    {
+        string path = Path.Combine(Path.GetTempPath(), $"tidemark-{Guid.NewGuid():n}");
+        using var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        listener.Bind(new UnixDomainSocketEndPoint(path));
+        listener.Listen(1);
+        var here = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        here.Connect(new UnixDomainSocketEndPoint(path));
+        Socket there = listener.Accept();
+        File.Delete(path);
+        return (here, there);
     }
 
     [Fact]

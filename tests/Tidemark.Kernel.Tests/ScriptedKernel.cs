@@ -77,6 +77,12 @@ internal sealed class ScriptedKernel : IKernel
 
     public SyscallResult Userfaultfd(uint flags) => Note("userfaultfd", OnUserfaultfd?.Invoke(flags) ?? Next());
 
+    public SyscallResult SendRights(int socket, ReadOnlySpan<byte> bytes, ReadOnlySpan<int> descriptors) =>
+        Note("sendmsg", SyscallResult.Ok(bytes.Length));
+
+    public SyscallResult ReceiveRights(int socket, Span<byte> bytes, Span<int> descriptors) =>
+        Note("recvmsg", SyscallResult.Ok(0));
+
     private SyscallResult Next() => SyscallResult.Ok(++_lastFd);
 
     private SyscallResult Note(string call, SyscallResult result)
@@ -89,7 +95,7 @@ internal sealed class ScriptedKernel : IKernel
 /// <summary>One of each call, for whatever kernel a test puts under it.</summary>
 internal static class EveryCall
 {
-    internal const int FailableCount = 20;
+    internal const int FailableCount = 22;
 
     internal static List<SyscallResult> Make(IKernel kernel) =>
     [
@@ -112,6 +118,8 @@ internal static class EveryCall
         kernel.Writev(3, []),
         kernel.Lseek(3, 0, SeekWhence.Data),
         kernel.Userfaultfd(1),
+        kernel.SendRights(3, [], []),
+        kernel.ReceiveRights(3, [], []),
         kernel.Open("/dev/iommu", OpenFlags.ReadOnly),
         kernel.Munmap(0x7f0000001000, 4096),
         kernel.Close(3),

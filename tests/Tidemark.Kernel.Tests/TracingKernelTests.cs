@@ -42,6 +42,8 @@ public sealed class TracingKernelTests
                 "writev(3, [...], 0) = 0",
                 "lseek(3, 0, SEEK_DATA) = 0",
                 "userfaultfd(UFFD_USER_MODE_ONLY) = 8",
+                "sendmsg(3, \"\", SCM_RIGHTS []) = 0",
+                "recvmsg(3, \"\", SCM_RIGHTS []) = 0",
                 "openat(AT_FDCWD, \"/dev/iommu\", O_RDONLY) = 9",
                 "munmap(0x7f0000001000, 4096) = 0",
                 "close(3) = 0",

@@ -82,6 +82,12 @@ internal sealed class FaultyDirtyBitsKernel(IKernel inner, int forgetEvery) : IK
     public SyscallResult Userfaultfd(uint flags) =>
         inner.Userfaultfd(flags);
 
+    public SyscallResult SendRights(int socket, ReadOnlySpan<byte> bytes, ReadOnlySpan<int> descriptors) =>
+        inner.SendRights(socket, bytes, descriptors);
+
+    public SyscallResult ReceiveRights(int socket, Span<byte> bytes, Span<int> descriptors) =>
+        inner.ReceiveRights(socket, bytes, descriptors);
+
     private unsafe void Forget(ulong bitmap, ulong bits)
     {
         for (ulong word = 0; word < (bits + 63) / 64; word++)

@@ -55,6 +55,23 @@ internal static partial class DocumentRules
         }
     }
 
+    /// <summary>docs/internals/defects.md: rows numbered from 1 to <paramref name="count"/>, each naming a test.</summary>
+    public static IEnumerable<string> FindUntestedDefects(string document, int count, IReadOnlySet<string> testNames)
+    {
+        string[] rows = [.. document.Split('\n').Where(line => Promise().IsMatch(line))];
+        for (int number = 1; number <= count; number++)
+        {
+            string? row = Array.Find(rows, line => line.StartsWith($"| {number} |", StringComparison.Ordinal));
+            if (row is null)
+                yield return $"defects.md has no row for number {number}.";
+            else if (!TestName().Matches(row).Any(match => testNames.Contains(match.Groups[1].Value)))
+                yield return $"Number {number} of defects.md names no test that exists.";
+        }
+
+        if (rows.Length != count)
+            yield return $"defects.md has {rows.Length} rows with a number, not {count}.";
+    }
+
     public static IEnumerable<string> TestNamesIn(string source) => TestMethod().Matches(source).Select(match => match.Groups[1].Value);
 
     [GeneratedRegex(@"\]\(([^)\s]+)\)")]

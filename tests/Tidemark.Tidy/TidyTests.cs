@@ -103,6 +103,19 @@ public sealed class TidyTests
             Repository.Read("docs/internals/divergences.md"), Repository.Sources("src"), tests));
     }
 
+    [Fact]
+    public void Every_known_defect_of_the_reference_implementation_names_its_test()
+    {
+        var tests = new HashSet<string> { "Some_test" };
+        Assert.Empty(DocumentRules.FindUntestedDefects("| 1 | a | b | `Some_test` |", 1, tests));
+        Assert.NotEmpty(DocumentRules.FindUntestedDefects("| 1 | a | b | `No_test` |", 1, tests));
+        Assert.NotEmpty(DocumentRules.FindUntestedDefects("", 1, tests));
+        Assert.NotEmpty(DocumentRules.FindUntestedDefects("| 1 | a | b | `Some_test` |\n| 3 | a | b | `Some_test` |", 1, tests));
+        Assert.Empty(DocumentRules.FindUntestedDefects(
+            Repository.Read("docs/internals/defects.md"), 11,
+            Repository.Sources("tests").SelectMany(file => DocumentRules.TestNamesIn(file.Text)).ToHashSet()));
+    }
+
     private static IEnumerable<string> Documents() =>
         Directory.EnumerateFiles(Repository.Root, "*.md")
             .Concat(Directory.EnumerateFiles(Path.Combine(Repository.Root, "docs"), "*.md", SearchOption.AllDirectories))

@@ -114,6 +114,12 @@ internal sealed unsafe class ScriptedKernel : IKernel
 
     public SyscallResult Userfaultfd(uint flags) => throw new NotSupportedException();
 
+    public SyscallResult SendRights(int socket, ReadOnlySpan<byte> bytes, ReadOnlySpan<int> descriptors) =>
+        throw new NotSupportedException();
+
+    public SyscallResult ReceiveRights(int socket, Span<byte> bytes, Span<int> descriptors) =>
+        throw new NotSupportedException();
+
     private SyscallResult Play(int fd, uint request, Span<byte> argument, long value)
     {
         if (_script.Count == 0)

@@ -3,6 +3,7 @@ using Tidemark.Cli.Hosting;
 using Tidemark.Cli.Output;
 using Tidemark.Machine;
 using Tidemark.Machine.Description;
+using Tidemark.Machine.LiveUpdate;
 using Tidemark.Machine.Transport;
 using Tidemark.Migration;
 
@@ -25,19 +26,26 @@ internal static class RunCommand
         {
             Description = "For tests: in the middle of each migration, move devices to another page table.",
         };
+        var takeOver = new Option<bool>("--take-over")
+        {
+            Description = "Live update: go on with the machine of this name that another process here runs, without its devices noticing.",
+        };
         var command = new Command("run", "Run a machine from its file, until it is stopped or has moved away.\n\nCtrl-C stops it in order. Move it with `tidemark migrate`.")
         {
-            file, name, kernel, trace, plant, tied, exercise,
+            file, name, kernel, trace, plant, tied, exercise, takeOver,
         };
-        runner.Attach(command, (parsed, terminal, cancellation) => Host(
-            new HostRequest(
+        runner.Attach(command, (parsed, terminal, cancellation) =>
+        {
+            var request = new HostRequest(
                 parsed.GetRequiredValue(file), parsed.GetValue(name), parsed.GetValue(kernel), parsed.GetValue(plant),
                 parsed.GetValue(trace), parsed.GetValue(tied))
             {
                 Exercises = parsed.GetValue(exercise) ? GuestMachineExercises.Reattach : GuestMachineExercises.None,
-            },
-            terminal,
-            (process, token) => process.RunFresh(token), cancellation));
+            };
+            return parsed.GetValue(takeOver)
+                ? TakeOver(request, terminal, cancellation)
+                : Host(request, terminal, (process, token) => process.RunFresh(token), cancellation);
+        });
         return command;
     }
 
@@ -88,15 +96,50 @@ internal static class RunCommand
         return command;
     }
 
+    private static int TakeOver(HostRequest request, Terminal terminal, CancellationToken cancellation)
+    {
+        MachineDescription description = SharedOptions.ReadMachineFile(request.File);
+        string name = NameOf(request, description);
+        using var end = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        if (request.Tied)
+            EndWithStandardInput(end);
+        using KernelChoice kernel = KernelChoice.Create(request.Kernel, description, request.Trace);
+        using LiveUpdateSocket place = LiveUpdateSocket.Open(name);
+        using System.Net.Sockets.Socket socket = place.Ask();
+        using GuestMachine machine = TakeOver(description, kernel, socket, out TimeSpan stoodStill);
+        using var process = new MachineProcess(name, machine, kernel.Kernel, terminal, MigrationFaults.None);
+        return process.RunTaken(stoodStill, end.Token);
+    }
+
+    private static GuestMachine TakeOver(
+        MachineDescription description, KernelChoice kernel, System.Net.Sockets.Socket socket, out TimeSpan stoodStill)
+    {
+        try
+        {
+            return LiveUpdateLink.TakeOver(description, kernel.Kernel, kernel.Sysfs, socket, out stoodStill);
+        }
+        catch (Exception failure) when (failure is InvalidDataException or Machine.Nvme.NvmeException)
+        {
+            // The machine runs on where it was.
+            throw new CommandFailure(failure.Message);
+        }
+    }
+
+    private static string NameOf(HostRequest request, MachineDescription description)
+    {
+        string name = request.Name ?? description.Name;
+        return MachineName.IsValid(name)
+            ? name
+            : throw new CommandFailure($"\"{name}\" is not a name: 1 to 64 letters, digits, '-', '_' or '.'.", ExitCode.Usage);
+    }
+
     internal static int Host(
         HostRequest request, Terminal terminal,
         Func<MachineProcess, CancellationToken, int> body, CancellationToken cancellation)
     {
         Plant plant = Plant.Find(request.Plant);
         MachineDescription description = SharedOptions.ReadMachineFile(request.File);
-        string machineName = request.Name ?? description.Name;
-        if (!MachineName.IsValid(machineName))
-            throw new CommandFailure($"\"{machineName}\" is not a name: 1 to 64 letters, digits, '-', '_' or '.'.", ExitCode.Usage);
+        string machineName = NameOf(request, description);
         using var end = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
         if (request.Tied)
             EndWithStandardInput(end);

@@ -15,6 +15,7 @@ namespace Tidemark.Cli.Hosting;
 ///                           ^ ^--dirty-rate--> Measuring --done, or a migration is asked for--> Running
 ///                           |                    |--Cancelled, Failed--> Running
 ///                           |                    '--StateUnknown------> Unknown (stands still) --resolve--> Running | Moved
+/// hand-over: Running --> Updating --taken--> Moved (process ends)  '--not taken--> Running
 ///                           '--snapshot save--> Saving --done, or nothing saved--> Running, with --stop: Stopped
 /// receive:  Receiving --Completed--> Running     '--Failed--> process ends
 /// restore:  Restoring --Completed--> Running     '--Failed--> process ends
@@ -39,6 +40,7 @@ internal sealed partial class MachineProcess : IDisposable
     private ControlServer? _server;
     private volatile bool _stopAsked;
 
+    /// <param name="kernel">The machine's.</param>
     public MachineProcess(string name, GuestMachine machine, IKernel kernel, Terminal terminal, MigrationFaults faults)
     {
         _name = name;
@@ -58,6 +60,7 @@ internal sealed partial class MachineProcess : IDisposable
         Receiving,
         Measuring,
         Migrating,
+        Updating,
         Saving,
         Restoring,
         Moved,
@@ -186,6 +189,9 @@ internal sealed partial class MachineProcess : IDisposable
                 JsonObject rate = MeasureDirtyRate(request);
                 rate["done"] = true;
                 channel.Send(rate);
+                break;
+            case "hand-over":
+                HandOver(request, channel);
                 break;
             case "resolve":
                 JsonObject resolved = Resolve(request);

@@ -1,12 +1,24 @@
+using System.Diagnostics.Tracing;
+using Tidemark.Kernel;
+
 namespace Tidemark.Cli.Hosting;
 
-/// <summary>The file of --trace: one line for each call to the kernel, in strace's spelling.</summary>
+/// <summary>
+/// The file of --trace: one line for each call to the kernel, in strace's spelling, and after the calls of a step one that
+/// begins with <c>#</c> and says what was done.
+/// </summary>
 internal sealed class TraceFile : IDisposable
 {
     private readonly Lock _gate = new();
     private StreamWriter? _writer;
 
-    private TraceFile(StreamWriter writer) => _writer = writer;
+    private readonly StepLines _steps;
+
+    private TraceFile(StreamWriter writer)
+    {
+        _writer = writer;
+        _steps = new StepLines(this);
+    }
 
     /// <exception cref="CommandFailure">The file can not be written.</exception>
     public static TraceFile Create(string path)
@@ -40,6 +52,7 @@ internal sealed class TraceFile : IDisposable
 
     public void Dispose()
     {
+        _steps.Dispose();
         lock (_gate)
         {
             try
@@ -53,5 +66,20 @@ internal sealed class TraceFile : IDisposable
 
             _writer = null;
         }
+    }
+
+    private sealed class StepLines(TraceFile file) : EventListener
+    {
+        // Set before the constructor of the class above calls back.
+        private readonly TraceFile _file = file;
+
+        protected override void OnEventSourceCreated(EventSource eventSource)
+        {
+            if (eventSource.Name == StepEvents.SourceName)
+                EnableEvents(eventSource, EventLevel.Verbose);
+        }
+
+        protected override void OnEventWritten(EventWrittenEventArgs eventData) =>
+            _file.Write($"# {StepEvents.Describe(eventData)}");
     }
 }

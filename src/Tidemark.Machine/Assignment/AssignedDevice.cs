@@ -36,6 +36,8 @@ public sealed class AssignedDevice : IDisposable
         Attachment = attachment;
         Options = options;
         Tracker = TrackerChoice.Choose(attachment, options.LogUse);
+        if (StepEvents.Log.IsEnabled())
+            StepEvents.Log.TrackerChosen(device.Name, Tracker.Kind.ToString(), Tracker.Reason);
         _migration = migration;
         MigrationLack = migrationLack;
         Migratable = migration is null ? null : new VfioMigratable(device.Name, migration);
@@ -162,6 +164,18 @@ public sealed class AssignedDevice : IDisposable
             device.Dispose();
             throw;
         }
+    }
+
+    /// <summary>Goes on with a device that another process assigned; it is attached and may be writing.</summary>
+    /// <param name="container">Adopted together with the device.</param>
+    /// <exception cref="KernelException">The device does not say what it can do; it is not closed.</exception>
+    public static AssignedDevice Adopt(VfioDevice device, DmaContainer container, AssignmentOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        ArgumentNullException.ThrowIfNull(container);
+        Attachment attachment = container.Attachments.First(attached => attached.Device == device);
+        VfioMigration? migration = VfioMigration.Create(device, out string? lack);
+        return new AssignedDevice(device, container, attachment, options, migration, lack);
     }
 
     /// <summary>Takes its DMA away; it stays open, so that its log can be read. Never throws.</summary>

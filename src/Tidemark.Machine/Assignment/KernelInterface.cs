@@ -23,7 +23,7 @@ public sealed class KernelInterface : IDisposable
     /// <summary>What was opened, in words.</summary>
     public string Description => _iommufd is null
         ? $"groups and type1 are used ({LegacyContainer.DefaultPath}): no IOMMU's dirty bits"
-        : $"{Iommufd.DefaultPath} can be opened";
+        : $"{Tidemark.Iommu.Iommufd.DefaultPath} can be opened";
 
     /// <summary>Whether it is iommufd.</summary>
     public bool IsIommufd => _iommufd is not null;
@@ -37,14 +37,24 @@ public sealed class KernelInterface : IDisposable
         {
             DeviceBackend.Legacy => true,
             DeviceBackend.Iommufd => false,
-            DeviceBackend.Auto => !sysfs.Exists(Iommufd.DefaultPath) && sysfs.Exists(LegacyContainer.DefaultPath),
+            DeviceBackend.Auto => !sysfs.Exists(Tidemark.Iommu.Iommufd.DefaultPath) && sysfs.Exists(LegacyContainer.DefaultPath),
             _ => false,
         };
         if (!isLegacy)
-            return new KernelInterface(kernel, Iommufd.Open(kernel));
+            return new KernelInterface(kernel, Tidemark.Iommu.Iommufd.Open(kernel));
         // Opened for a moment: whether there is one, and whether we may, is to be known now.
         LegacyContainer.Create(kernel).Dispose();
         return new KernelInterface(kernel, iommufd: null);
+    }
+
+    /// <summary>The iommufd, or null when groups and type1 are used.</summary>
+    public Iommufd? Iommufd => _iommufd;
+
+    /// <summary>Goes on with an iommufd that another process opened.</summary>
+    public static KernelInterface Adopt(Iommufd iommufd)
+    {
+        ArgumentNullException.ThrowIfNull(iommufd);
+        return new KernelInterface(iommufd.Kernel, iommufd);
     }
 
     /// <summary>An empty container; the caller's.</summary>

@@ -130,6 +130,7 @@ public sealed class DirtyTrackingExercise
     private (ExerciseOutcome Outcome, string Evidence) SplitLeaves(ExerciseStage stage)
     {
         var counts = new List<ulong>();
+        var small = new List<ulong>();
         var written = new PageRun((4 * MiB >> GuestPage.Shift) + 7, 1);
         var carried = new PageBitmap(ExerciseStage.MemoryBytes >> GuestPage.Shift);
         foreach (bool? hugePages in (bool?[])[null, false, true])
@@ -151,10 +152,12 @@ public sealed class DirtyTrackingExercise
             if (FindMissed(dirty, written) is { } missed)
                 return (ExerciseOutcome.Failed, missed);
             counts.Add(CountData(dirty));
+            stage.WriteCompletion();
+            small.Add(Count(stage.ReadDirty(stage.Hwpt, clear: true), 0, ExerciseStage.FirstDataPage));
         }
 
-        string seen = Text($"one write was reported as {counts[0]} dirty pages, as {counts[1]} after the attached device had gone to base pages, and as {counts[2]} after the way back");
-        if (counts[1] != 1)
+        string seen = Text($"a write of {GuestPage.Size} bytes was reported as {counts[0]} dirty pages and one of 16 bytes as {small[0]}; as {counts[1]} and {small[1]} after the attached device had gone to base pages; and as {counts[2]} and {small[2]} after the way back");
+        if (counts[1] != 1 || small[1] != 1)
             return (ExerciseOutcome.Failed, seen);
         return counts[0] > 1 && counts[2] > 1
             ? (ExerciseOutcome.Shown, seen)
@@ -217,10 +220,12 @@ public sealed class DirtyTrackingExercise
             : Text($"The dirty bits of IOMMU {_iommu} missed {missed} of {written.Count} pages that the device wrote (first: page 0x{first:x}).");
     }
 
-    private static ulong CountData(PageBitmap dirty)
+    private static ulong CountData(PageBitmap dirty) => Count(dirty, ExerciseStage.FirstDataPage, dirty.PageCount);
+
+    private static ulong Count(PageBitmap dirty, ulong first, ulong end)
     {
         ulong count = 0;
-        for (ulong page = ExerciseStage.FirstDataPage; page < dirty.PageCount; page++)
+        for (ulong page = first; page < end; page++)
             count += dirty[page] ? 1u : 0;
         return count;
     }

@@ -97,6 +97,16 @@ internal sealed class ExerciseStage : IDisposable
         AwaitAll();
     }
 
+    /// <summary>
+    /// Lets the device write 16 bytes and nothing else: the completion of a command that has no data, into the driver's
+    /// queues below <see cref="FirstDataPage"/>.
+    /// </summary>
+    public void WriteCompletion()
+    {
+        _driver.SubmitFlush(tag: 0);
+        AwaitAll();
+    }
+
     /// <summary>Begins as many of those writes as the queue takes; returns the pages that will be written.</summary>
     public ulong Submit(PageRun pages, int pagesPerRead)
     {
@@ -126,11 +136,11 @@ internal sealed class ExerciseStage : IDisposable
             while (_driver.TryComplete(out NvmeCompletion completion))
             {
                 if (!completion.Status.Succeeded)
-                    throw new NvmeException($"A read of {_device.Name} failed with NVMe status {completion.Status}.");
+                    throw new NvmeException($"A command of {_device.Name} failed with NVMe status {completion.Status}.");
             }
 
             if (_driver.OutstandingCount > 0 && System.Diagnostics.Stopwatch.GetElapsedTime(start) > CommandLimit)
-                throw new NvmeException($"Reads of {_device.Name} did not complete within {CommandLimit.TotalSeconds} s.");
+                throw new NvmeException($"Commands of {_device.Name} did not complete within {CommandLimit.TotalSeconds} s.");
             _driver.WaitForCompletion(TimeSpan.FromMilliseconds(10));
         }
     }

@@ -95,6 +95,15 @@ public sealed partial class NvmeDriver
         RestartTimeouts();
     }
 
+    /// <summary>As <see cref="RestoreState"/>, for a driver that goes on with the same controller, which keeps
+    /// working.</summary>
+    public void AdoptState(ReadOnlySpan<byte> state, string serialNumber, string modelNumber)
+    {
+        RestoreState(state);
+        SerialNumber = serialNumber;
+        ModelNumber = modelNumber;
+    }
+
     private static NvmeException NotThisDriver() =>
         new("The saved NVMe driver state is damaged or belongs to a driver with other queues.");
 

@@ -92,9 +92,24 @@ public sealed class GuestIommu : IMigratable
     /// <inheritdoc/>
     /// <exception cref="InvalidDataException">It is no state of such an IOMMU; some endpoints may be set.</exception>
     /// <exception cref="KernelException">The host refused a mapping.</exception>
-    public void EndLoad()
+    public void EndLoad() => Load(_state.Arrived, static (endpoint, mode, mappings) =>
     {
-        var reader = new PartStateReader(_state.Arrived, Mark, Version);
+        endpoint.SetMode(mode);
+        foreach (GuestMapping mapping in mappings)
+            endpoint.Map(mapping.Iova, mapping.Guest, mapping.ByteLength);
+    });
+
+    /// <summary>The state for a process that goes on with the same containers.</summary>
+    internal byte[] SaveForAdoption() => Save();
+
+    /// <summary>Takes it: the containers have all of its mappings already.</summary>
+    /// <exception cref="InvalidDataException">It is no state of such an IOMMU.</exception>
+    internal void Adopt(ReadOnlySpan<byte> state) =>
+        Load(state, static (endpoint, mode, mappings) => endpoint.Adopt(mode, mappings));
+
+    private void Load(ReadOnlySpan<byte> state, Action<GuestIommuEndpoint, EndpointMode, IReadOnlyList<GuestMapping>> apply)
+    {
+        var reader = new PartStateReader(state, Mark, Version);
         uint endpoints = reader.U32();
         if (reader.Failed || endpoints != _endpoints.Count)
             throw new InvalidDataException("The virtual IOMMU's state is of another version or another machine.");
@@ -104,14 +119,17 @@ public sealed class GuestIommu : IMigratable
             uint count = reader.U32();
             if (reader.Failed || !Enum.IsDefined(mode) || count > MaximumMappings)
                 throw new InvalidDataException($"The virtual IOMMU's state for {endpoint.Name} is damaged.");
-            endpoint.SetMode(mode);
+            // Grows with what there is, not with what a number says.
+            var mappings = new List<GuestMapping>();
             for (uint index = 0; index < count; index++)
             {
                 ulong iova = reader.U64(), guest = reader.U64(), length = reader.U64();
                 if (reader.Failed)
                     throw new InvalidDataException($"The virtual IOMMU's state for {endpoint.Name} is cut short.");
-                endpoint.Map(new Iova(iova), new GuestPhysicalAddress(guest), length);
+                mappings.Add(new GuestMapping(new Iova(iova), new GuestPhysicalAddress(guest), length));
             }
+
+            apply(endpoint, mode, mappings);
         }
 
         if (!reader.IsComplete)
@@ -237,6 +255,18 @@ public sealed class GuestIommuEndpoint
             if (mode == EndpointMode.PassThrough)
                 _container.MapMemory(_memory, _memoryFile);
             Mode = mode;
+        }
+    }
+
+    /// <summary>Goes on with what is mapped already.</summary>
+    internal void Adopt(EndpointMode mode, IReadOnlyList<GuestMapping> mappings)
+    {
+        lock (_gate)
+        {
+            Mode = mode;
+            _mappings.Clear();
+            foreach (GuestMapping mapping in mappings)
+                _mappings.Add(mapping.Iova.Value, mapping);
         }
     }
 

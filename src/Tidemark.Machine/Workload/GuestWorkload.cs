@@ -96,7 +96,7 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
 
     public int ReadState(Span<byte> buffer)
     {
-        return _paused ? _state.Read(buffer, Save) : 0;
+        return _paused ? _state.Read(buffer, () => Save(static device => device.Save())) : 0;
     }
 
     public void EnterP2P()
@@ -118,11 +118,20 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
 
     public void WriteState(ReadOnlySpan<byte> bytes) => _state.Write(bytes, MaximumStateBytes, "The workload's state");
 
-    public void EndLoad()
+    public void EndLoad() => Load(_state.Arrived.ToArray(), static (device, state) => device.Load(state));
+
+    /// <summary>The state for a process that goes on with the devices as they are; only while paused.</summary>
+    public byte[] SaveForAdoption() => Save(static device => device.SaveForAdoption());
+
+    /// <summary>Takes it, before <see cref="Start"/>.</summary>
+    /// <exception cref="InvalidDataException">It is damaged, or another machine's.</exception>
+    public void Adopt(byte[] state) => Load(state, static (device, own) => device.Adopt(own));
+
+    private void Load(byte[] state, Action<GuestDevice, byte[]> load)
     {
         try
         {
-            using var reader = new BinaryReader(new MemoryStream(_state.Arrived.ToArray()));
+            using var reader = new BinaryReader(new MemoryStream(state));
             if (reader.ReadUInt32() != Mark || reader.ReadUInt32() != Version)
                 throw new InvalidDataException("The workload's state is of another version.");
             Processor.Load(reader);
@@ -133,7 +142,7 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
                 int length = reader.ReadInt32();
                 if (length < 0 || length > MaximumStateBytes)
                     throw new InvalidDataException($"The driver state of {device.Name} has an impossible length.");
-                device.Load(reader.ReadBytes(length));
+                load(device, reader.ReadBytes(length));
             }
         }
         catch (EndOfStreamException failure)
@@ -164,7 +173,7 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
 
     private static ulong SaveEstimate() => 64 << 10;
 
-    private byte[] Save()
+    private byte[] Save(Func<GuestDevice, byte[]> save)
     {
         using var stream = new MemoryStream();
         using var writer = new BinaryWriter(stream);
@@ -174,7 +183,7 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
         writer.Write(_devices.Count);
         foreach (GuestDevice device in _devices)
         {
-            byte[] state = device.Save();
+            byte[] state = save(device);
             writer.Write(state.Length);
             writer.Write(state);
         }

@@ -188,7 +188,8 @@ internal sealed class ConvergencePolicy
     {
         double pages = facts.DirtyPages;
         double fewest = pages;
-        int left = Math.Max(0, _options.MaximumPasses - facts.Pass - 1);
+        // LIMIT: what a few hundred passes do not reach, no more of them do.
+        int left = Math.Clamp(_options.MaximumPasses - facts.Pass - 1, 0, 500);
         for (int pass = 0; pass < left; pass++)
         {
             pages = pagesAfter(PassSeconds(facts, pages));

@@ -79,6 +79,12 @@ internal sealed class FakeHostKernel : IKernel
 
     public SyscallResult Userfaultfd(uint flags) => throw new NotSupportedException();
 
+    public SyscallResult SendRights(int socket, ReadOnlySpan<byte> bytes, ReadOnlySpan<int> descriptors) =>
+        throw new NotSupportedException();
+
+    public SyscallResult ReceiveRights(int socket, Span<byte> bytes, Span<int> descriptors) =>
+        throw new NotSupportedException();
+
     private int Place(ulong[] file)
     {
         _open.Add(++_next, file);

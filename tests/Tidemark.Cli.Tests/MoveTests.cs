@@ -237,7 +237,8 @@ public sealed class MoveTests
     private static CommandLine StartEndlessMigration(Scene scene, string address)
     {
         // Nobody gives the moment of the switchover free.
-        CommandLine migrate = scene.Start("migrate", "busy", address, "--pause-before-switchover", "--json");
+        CommandLine migrate = scene.Start(
+            "migrate", "busy", address, "--pause-before-switchover", "--downtime-limit", "60000", "--json");
         Scene.WaitFor(migrate, () => migrate.Error.Contains("pass  0", StringComparison.Ordinal));
         return migrate;
     }

@@ -34,7 +34,8 @@ internal sealed partial class DestinationRun : IDisposable
     private bool _closed;
     private int _passes;
     private TimeSpan _verifyTime;
-    private ulong _bytesReceived;
+    private readonly ulong[] _channelBytes = new ulong[FrameLimits.MaximumChannels + 1];
+    private int _retries;
 
     public DestinationRun(
         IDestinationMachine machine, IAcceptor acceptor, DestinationOptions options, IMigrationObserver observer,
@@ -245,6 +246,7 @@ internal sealed partial class DestinationRun : IDisposable
             // Nothing runs here, and what came is only ever completed by a source that begins its last pass again.
             CloseSession();
             _handover = _handover.Reopen();
+            _retries++;
             return false;
         }
     }
@@ -444,7 +446,7 @@ internal sealed partial class DestinationRun : IDisposable
         foreach (DestinationChannel channel in _channels)
         {
             channel.Dispose();
-            _bytesReceived += channel.BytesReceived;
+            _channelBytes[channel.Number] += channel.BytesReceived;
         }
 
         _channels.Clear();
@@ -464,6 +466,9 @@ internal sealed partial class DestinationRun : IDisposable
         Parts = _reports,
         VerifyTime = _verifyTime,
         DestinationTimes = [.. _times],
+        Channels = [.. Enumerable.Range(1, _hello?.Channels ?? 0)
+            .Select(number => new ChannelReport(number, _channelBytes[number]))],
+        Retries = _retries,
     };
 
     private IReadOnlyList<PartReport> _reports = [];
@@ -471,7 +476,7 @@ internal sealed partial class DestinationRun : IDisposable
     private void Begin(MigrationPhase phase)
     {
         _phase = phase;
-        Emit(new MigrationEvent.PhaseBegan(phase));
+        Emit(new MigrationEvent.PhaseBegan(phase) { MigrationId = Preamble.IdOf(_token) });
     }
 
     private void Decided(string text) => Emit(new MigrationEvent.Decided(text));

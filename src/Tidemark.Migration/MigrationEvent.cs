@@ -8,7 +8,11 @@ public abstract record MigrationEvent
     }
 
     /// <summary>A phase began.</summary>
-    public sealed record PhaseBegan(MigrationPhase Phase) : MigrationEvent;
+    public sealed record PhaseBegan(MigrationPhase Phase) : MigrationEvent
+    {
+        /// <summary>The same on both sides of one migration and no secret; null while nobody is connected.</summary>
+        public string? MigrationId { get; init; }
+    }
 
     /// <summary>A pass goes on; at most a few times a second.</summary>
     public sealed record PassProgress(int Index, ulong PagesDone, ulong PagesTotal, ulong Bytes) : MigrationEvent;

@@ -26,6 +26,13 @@ public sealed record MigrationReport
     /// <summary>Bytes put on the wire, all channels, both framing and content.</summary>
     public ulong BytesSent { get; init; }
 
+    /// <summary>The bytes of each connection: at the source those sent, at the destination those that channels
+    /// received.</summary>
+    public IReadOnlyList<ChannelReport> Channels { get; init; } = [];
+
+    /// <summary>Lost connections after which the migration was to go on.</summary>
+    public int Retries { get; init; }
+
     /// <summary>Pages whose hash differed after the stop; null when not verified.</summary>
     public ulong? LostPages { get; init; }
 
@@ -59,6 +66,10 @@ public sealed record PassReport(
     /// <summary>Pages left to the next pass, because they were written again before they were read.</summary>
     public ulong SkippedPages { get; init; }
 
+    /// <summary>What each harvest took that was made since the pass before: during the pass, and the one after the
+    /// stop.</summary>
+    public IReadOnlyList<TimeSpan> Harvests { get; init; } = [];
+
     /// <summary>Bytes a second on the wire during the pass.</summary>
     public double BytesPerSecond => Duration > TimeSpan.Zero ? Bytes / Duration.TotalSeconds : 0;
 }
@@ -72,6 +83,10 @@ public sealed record PartReport(string Name, ulong StateBytes)
     /// <summary>From its last byte of state until it was loaded, at the destination; parts load side by side.</summary>
     public TimeSpan LoadTime { get; init; }
 }
+
+/// <summary>The bytes of one connection, headers counted, those of lost connections included.</summary>
+/// <param name="Number">0: control, with the preambles of all connections.</param>
+public sealed record ChannelReport(int Number, ulong Bytes);
 
 /// <summary>A named share of the downtime.</summary>
 public sealed record DowntimePart(string Name, TimeSpan Duration);

@@ -4,7 +4,8 @@ namespace Tidemark.Migration;
 
 /// <summary>Moves a running machine to a destination.</summary>
 /// <remarks>
-/// One control connection and <see cref="MigrationOptions.Channels"/> connections with pages; format in Stream/.
+/// One control connection and <see cref="MigrationOptions.Channels"/> connections with pages. The format, to the byte:
+/// docs/reference/stream-format.md.
 /// <code>
 ///        source                                                    destination
 /// Connect     preamble (versions, token) --------->
@@ -16,8 +17,8 @@ namespace Tidemark.Migration;
 /// Track       tracking on, parts begin to save
 /// Precopy     PassBegin n; on each channel Pages, ZeroPages, PassEnd ->
 ///             PartState (what parts say while they run) ------>
-///             &lt;------------------- PassAck on each channel           only now is the lease of pass n committed,
-///             harvest, estimate, and again                            and only then do pages of pass n+1 leave
+///             &lt;----------- Ack for each Mark and PassEnd            only now do pages leave the lease of their pass;
+///             harvest, estimate, and again                            pass n+1 follows without a gap
 /// Switchover  SwitchoverBegin; workload stops, P2P, devices stop, final harvest, last pass,
 ///             PartState..., PartEnd for each part, AllSent, disks flushed -------->
 ///             &lt;---------------------------- StateLoaded
@@ -27,8 +28,9 @@ namespace Tidemark.Migration;
 ///             &lt;------------------------------ Committed
 /// Done
 ///
-/// before Commit:  Abort | Cancel from either side, or a lost connection -> devices run, then the workload; Failed, Cancelled
-/// after Commit:   no Committed -> StateUnknown, the source stays stopped
+/// before Commit:  Abort | Cancel from either side -> devices run, then the workload; Failed, Cancelled
+///                 a lost connection -> they run, and all is taken up again while RetryFor lasts; then Failed
+/// after Commit:   no Committed -> the destination is asked (Query, Fate); no answer -> StateUnknown, the source stays stopped
 /// </code>
 /// Both sides ping on the control connection once a second, so that a long harvest or verification is not taken for
 /// death.

@@ -39,6 +39,7 @@ internal sealed partial class SourceRun
     private PageBitmap? _holes;
     private IReadOnlyList<DirtyCount> _sources = [];
     private TimeSpan _harvestTime;
+    private readonly List<TimeSpan> _harvests = [];
     private TimeSpan _harvestEvery;
     private long _lastHarvest;
     private long _moveBegan;
@@ -210,6 +211,7 @@ internal sealed partial class SourceRun
 
         _lastHarvest = _time.GetTimestamp();
         _harvestTime = _time.GetElapsedTime(start, _lastHarvest);
+        _harvests.Add(_harvestTime);
         _sources = Carried.BySource;
     }
 
@@ -276,14 +278,22 @@ internal sealed partial class SourceRun
         return work;
     }
 
-    private static PassReport Describe(PassWork work, TimeSpan duration, IReadOnlyList<DirtyCount> sources) =>
+    private PassReport Describe(PassWork work, TimeSpan duration, IReadOnlyList<DirtyCount> sources) =>
         new(
             (int)work.Index, work.DirtyPages, work.SentPages, work.ZeroPages, work.Bytes, duration, sources, work.IsFinal)
         {
             UnchangedPages = work.UnchangedPages,
             RepeatedPages = work.RepeatedPages,
             SkippedPages = work.SkippedPages,
+            Harvests = TakeHarvests(),
         };
+
+    private TimeSpan[] TakeHarvests()
+    {
+        TimeSpan[] harvests = [.. _harvests];
+        _harvests.Clear();
+        return harvests;
+    }
 
     /// <summary>Commits what is acknowledged, and waits until no more than so many passes are not.</summary>
     private void AwaitAcknowledgements(int keep)

@@ -33,6 +33,8 @@ internal sealed partial class SourceRun : IDisposable
     private readonly List<PassReport> _passes = [];
     private readonly List<ulong> _firstLostPages = [];
     private readonly ulong[] _stateBytes;
+    private readonly ulong[] _channelBytes;
+    private int _retries;
     private readonly List<DowntimePart> _destinationTimes = [];
     private IReadOnlyList<TimeSpan> _saveTimes = [];
     private IReadOnlyList<TimeSpan> _loadTimes = [];
@@ -62,6 +64,7 @@ internal sealed partial class SourceRun : IDisposable
         _hot = new HotPages(machine.Memory.SpanPages);
         _policy = new ConvergencePolicy(options.Convergence, machine.Memory.SpanPages);
         _stateBytes = new ulong[machine.Parts.Count];
+        _channelBytes = new ulong[options.Channels + 1];
         _onCancel = cancel.Register(OnCancel);
     }
 
@@ -262,6 +265,7 @@ internal sealed partial class SourceRun : IDisposable
         if (problems.Count > 0)
             throw new MigrationFailedException($"{Ending.RootOf(failure).Message} {string.Join(" ", problems)}", inner: failure);
         _savingBegan = false;
+        _retries++;
         _downtime.Forget();
     }
 
@@ -339,6 +343,7 @@ internal sealed partial class SourceRun : IDisposable
         {
             channel.Dispose();
             _bytesSent += channel.BytesSent;
+            _channelBytes[channel.Number] += channel.BytesSent;
         }
 
         _channels.Clear();
@@ -383,6 +388,10 @@ internal sealed partial class SourceRun : IDisposable
         DowntimeParts = _downtime.Parts,
         VerifyTime = _downtime.LeftOut,
         BytesSent = _bytesSent,
+        // What no channel sent, the control connection did.
+        Channels = [.. _channelBytes.Select((bytes, number) => new ChannelReport(
+            number, number == 0 ? _bytesSent - _channelBytes.Aggregate((sum, next) => sum + next) : bytes))],
+        Retries = _retries,
         LostPages = _lostPages,
         FirstLostPages = [.. _firstLostPages],
         LostRuns = [.. _lostRuns],
@@ -393,7 +402,7 @@ internal sealed partial class SourceRun : IDisposable
         if (!_handover.IsCommitted)
             _cancel.ThrowIfCancellationRequested();
         _phase = phase;
-        Emit(new MigrationEvent.PhaseBegan(phase));
+        Emit(new MigrationEvent.PhaseBegan(phase) { MigrationId = Preamble.IdOf(_token) });
     }
 
     private void Decided(string text) => Emit(new MigrationEvent.Decided(text));

@@ -111,7 +111,7 @@ public sealed partial class UsageTests
         string[] documents =
         [
             "README.md", "docs/start.md", "docs/reference/cli.md", "docs/reference/json.md", "docs/guide/security.md",
-            "docs/guide/snapshots.md", "SECURITY.md",
+            "docs/guide/snapshots.md", "docs/guide/moving.md", "SECURITY.md",
         ];
         int count = 0;
         foreach (string document in documents)
@@ -129,6 +129,24 @@ public sealed partial class UsageTests
 
         Assert.True(count >= 8, "The documents were not read.");
     }
+
+    [Fact]
+    public void Every_key_of_a_migration_is_in_its_document()
+    {
+        string document = File.ReadAllText(Path.Combine(CommandLine.Root, "docs", "reference", "json.md"));
+        string[] keys =
+        [
+            .. ((string[])["Output/MigrationJson.cs", "Hosting/MachineProcess.Handover.cs"])
+                .SelectMany(file => Key().Matches(File.ReadAllText(Path.Combine(CommandLine.Root, "src", "Tidemark.Cli", file))))
+                .Select(match => match.Groups[1].Value).Distinct(),
+        ];
+        Assert.Contains("promisedMilliseconds", keys);
+        Assert.All(keys, key => Assert.True(
+            document.Contains($"`{key}", StringComparison.Ordinal) || document.Contains($".{key}`", StringComparison.Ordinal), key));
+    }
+
+    [GeneratedRegex("\\[\"(\\w+)\"\\] = ")]
+    private static partial Regex Key();
 
     [GeneratedRegex("(?<![-\\w])--[a-z][a-z-]+")]
     private static partial Regex OptionName();

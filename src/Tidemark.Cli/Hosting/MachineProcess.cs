@@ -92,8 +92,9 @@ internal sealed partial class MachineProcess : IDisposable
         using var cancel = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
         lock (_gate)
             _migrationCancel = cancel;
-        MigrationOutcome outcome = new MigrationDestination(
-            _machine, acceptor, options, new TerminalObserver(_terminal, this), TimeProvider.System).Run(cancel.Token);
+        MigrationOutcome outcome = MigrationMetrics.Watch(
+            MigrationRole.Destination, $"{_machine.KernelIdentity}", new TerminalObserver(_terminal, this), TimeProvider.System,
+            seen => new MigrationDestination(_machine, acceptor, options, seen, TimeProvider.System).Run(cancel.Token));
         lock (_gate)
         {
             _migrationCancel = null;
@@ -253,9 +254,9 @@ internal sealed partial class MachineProcess : IDisposable
         MigrationOutcome outcome;
         try
         {
-            outcome = new MigrationSource(
-                _machine, wire.Connector, options,
-                new ChannelObserver(channel, this), TimeProvider.System).Run(cancel.Token);
+            outcome = MigrationMetrics.Watch(
+                MigrationRole.Source, $"{_machine.KernelIdentity}", new ChannelObserver(channel, this), TimeProvider.System,
+                seen => new MigrationSource(_machine, wire.Connector, options, seen, TimeProvider.System).Run(cancel.Token));
         }
         catch
         {

@@ -147,14 +147,15 @@ internal static class Messages
     public static PassTotals ReadPassEnd(PayloadReader reader)
     {
         uint pass = reader.U32();
-        _ = reader.U32();
+        if (reader.U32() != 0)
+            throw reader.Bad("it sets bits that version 1 does not have");
         var totals = new PassTotals(pass, reader.U64(), reader.U64(), reader.U64());
         reader.End();
         return totals;
     }
 
     /// <summary>
-    /// Two numbers in 16 bytes: PassBegin (pass, pages), AllSent (passes, 0), part heads.
+    /// Two numbers in 16 bytes: PassBegin (pass, pages), AllSent (passes, parts), Commit (passes, 0).
     /// </summary>
     public static void WritePair(Span<byte> into, ulong first, ulong second)
     {
@@ -171,8 +172,9 @@ internal static class Messages
         ulong offset = frames.Offset;
         frames.ReadPayload(header, payload[..header.PayloadLength]);
         var reader = new PayloadReader(payload[..header.PayloadLength], nameof(FrameType.Fate), offset);
-        var fate = (MachineFate)reader.U32();
-        return fate <= MachineFate.BrokenThere ? fate : throw reader.Bad($"there is no fate {(uint)fate}");
+        // Compared before it becomes an enum, whose numbers are signed.
+        uint fate = reader.U32();
+        return fate <= (uint)MachineFate.BrokenThere ? (MachineFate)fate : throw reader.Bad($"there is no fate {fate}");
     }
 
     /// <summary>What each part took to load.</summary>

@@ -50,6 +50,8 @@ internal static class PageFrame
     {
         if (BinaryPrimitives.ReadUInt32LittleEndian(head[^4..]) != Checksum.Crc32C(head[..^4]))
             throw new MigrationStreamException(section, offset, "the checksum of its table does not fit");
+        if (BinaryPrimitives.ReadUInt32LittleEndian(head[^8..]) != 0)
+            throw new MigrationStreamException(section, offset, "its table sets bits that version 1 does not have");
         uint pass = BinaryPrimitives.ReadUInt32LittleEndian(head);
         if (pass != expectedPass)
             throw new MigrationStreamException(section, offset, $"it belongs to pass {pass} where pass "

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Globalization;
+using System.Security.Cryptography;
 
 namespace Tidemark.Migration.Stream;
 
@@ -45,6 +46,12 @@ internal sealed record Preamble(
     public string Versions => OldestVersion == NewestVersion
         ? string.Create(CultureInfo.InvariantCulture, $"{OldestVersion}")
         : string.Create(CultureInfo.InvariantCulture, $"{OldestVersion} to {NewestVersion}");
+
+    /// <summary>
+    /// A name of the migration for logs and traces, where the token has no place: who knows that can join.
+    /// </summary>
+    public static string? IdOf(Guid token) =>
+        token == default ? null : Convert.ToHexStringLower(SHA256.HashData(token.ToByteArray()).AsSpan(0, 8));
 
     public void Send(IConnection connection)
     {

@@ -51,20 +51,29 @@ public sealed class World : IDisposable, IMigrationObserver
     /// <summary>
     /// Destination first, then the source on this thread; the destination is cancelled if it outlives the source.
     /// </summary>
-    public MigrationOutcome Run(TimeSpan? patience = null)
+    public MigrationOutcome Run(TimeSpan? patience = null) => Run((_, observer, run) => run(observer), patience);
+
+    /// <summary>As above, each side inside something that watches it.</summary>
+    public MigrationOutcome Run(
+        Func<MigrationRole, IMigrationObserver, Func<IMigrationObserver, MigrationOutcome>, MigrationOutcome> watch,
+        TimeSpan? patience = null)
     {
-        Thread thread = StartDestination();
-        MigrationOutcome outcome =
-            new MigrationSource(Source, Network, Options, this, TimeProvider.System).Run(CancelSource.Token);
+        Thread thread = StartDestination(watch);
+        MigrationOutcome outcome = watch(MigrationRole.Source, this, observer =>
+            new MigrationSource(Source, Network, Options, observer, TimeProvider.System).Run(CancelSource.Token));
         Finish(thread, patience ?? TimeSpan.FromSeconds(5));
         return outcome;
     }
 
-    public Thread StartDestination()
+    public Thread StartDestination() => StartDestination((_, observer, run) => run(observer));
+
+    private Thread StartDestination(
+        Func<MigrationRole, IMigrationObserver, Func<IMigrationObserver, MigrationOutcome>, MigrationOutcome> watch)
     {
-        var observer = new Collector(DestinationEvents);
-        var destination = new MigrationDestination(Destination, Network, DestinationOptions, observer, TimeProvider.System);
-        var thread = new Thread(() => DestinationOutcome = destination.Run(CancelDestination.Token))
+        var collector = new Collector(DestinationEvents);
+        var thread = new Thread(() => DestinationOutcome = watch(MigrationRole.Destination, collector, observer =>
+            new MigrationDestination(Destination, Network, DestinationOptions, observer, TimeProvider.System)
+                .Run(CancelDestination.Token)))
         {
             IsBackground = true,
             Name = "destination",

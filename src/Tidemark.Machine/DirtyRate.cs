@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Tidemark.Memory;
+using Tidemark.Migration;
 
 namespace Tidemark.Machine;
 
@@ -15,6 +16,43 @@ public sealed record DirtyRate(TimeSpan Duration, IReadOnlyList<DirtyCount> Sour
     /// <summary>What so many pages are as bytes a second.</summary>
     public double ToRate(ulong pages) =>
         Duration > TimeSpan.Zero ? pages * (double)GuestPage.Size / Duration.TotalSeconds : 0;
+
+    /// <summary>
+    /// Tracks the machine for periods one after the other and sends nothing: what a forecast needs.
+    /// </summary>
+    /// <param name="cancellation">Ends it early; the periods until then are the result.</param>
+    /// <exception cref="Exception">As for <see cref="Measure"/>.</exception>
+    public static IReadOnlyList<ForecastInterval> MeasureIntervals(
+        GuestMachine machine, IReadOnlyList<TimeSpan> periods, CancellationToken cancellation, out TimeSpan harvestTime)
+    {
+        ArgumentNullException.ThrowIfNull(machine);
+        ArgumentNullException.ThrowIfNull(periods);
+        var intervals = new List<ForecastInterval>();
+        harvestTime = default;
+        machine.StartTracking();
+        try
+        {
+            machine.DirtyTracker.Harvest().Commit();
+            long start = Stopwatch.GetTimestamp();
+            foreach (TimeSpan period in periods)
+            {
+                if (cancellation.WaitHandle.WaitOne(period) && intervals.Count > 0)
+                    break;
+                long harvest = Stopwatch.GetTimestamp();
+                DirtyLease lease = machine.DirtyTracker.Harvest();
+                intervals.Add(new ForecastInterval(lease.PageCount, Stopwatch.GetElapsedTime(start, harvest)));
+                lease.Commit();
+                start = harvest;
+                harvestTime = Stopwatch.GetElapsedTime(harvest);
+            }
+
+            return intervals;
+        }
+        finally
+        {
+            machine.StopTracking(staysHere: true);
+        }
+    }
 
     /// <summary>
     /// Tracks the machine for a while, as a migration would, and sends nothing. Pages written more than once in that

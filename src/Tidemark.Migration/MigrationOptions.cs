@@ -53,7 +53,8 @@ public sealed record MigrationOptions
     /// </summary>
     public TimeSpan QueryFor { get; init; } = TimeSpan.FromSeconds(5);
 
-    internal ConvergenceOptions Convergence => new()
+    /// <summary>These options as the convergence mechanism takes them.</summary>
+    public ConvergenceOptions Convergence => new()
     {
         DowntimeLimit = DowntimeLimit,
         // LIMIT: who waits for an operator goes on for hours, at two passes a second.

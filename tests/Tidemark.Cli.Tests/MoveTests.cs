@@ -214,6 +214,21 @@ public sealed class MoveTests
     }
 
     [Fact]
+    public void A_dry_run_predicts_and_moves_nothing()
+    {
+        using var scene = new Scene();
+        scene.StartMachine("busy.json");
+        JsonNode easy = JsonNode.Parse(scene.Expect(
+            0, "migrate", "busy", "tcp:127.0.0.1:9", "--dry-run", "--downtime-limit", "60000", "--json").Output)!;
+        Assert.True((bool)easy["converges"]!);
+        Assert.True((double)easy["downtimeMilliseconds"]! > 0);
+        JsonNode hard = JsonNode.Parse(scene.Expect(
+            1, "migrate", "busy", "tcp:127.0.0.1:9", "--dry-run", "--downtime-limit", "20", "--bandwidth-limit", "20MiB", "--json").Output)!;
+        Assert.False((bool)hard["converges"]!);
+        AssertRunsAtSource(scene, "busy");
+    }
+
+    [Fact]
     public void Nothing_is_resolved_that_is_not_unknown()
     {
         using var scene = new Scene();

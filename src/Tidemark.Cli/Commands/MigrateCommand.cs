@@ -24,6 +24,7 @@ internal static class MigrateCommand
         Option<int> retry = SharedOptions.Seconds("--retry", "How long a lost connection is tried again, in seconds; 0: not at all.", 15, 3600);
         Option<string> compress = SharedOptions.Words("--compress", "Compress pages with zstd: not, where it pays, or always.", "off", "auto", "always");
         var pause = new Option<bool>("--pause-before-switchover") { Description = "Keep the machine running and up to date until `tidemark switchover`." };
+        var dryRun = new Option<bool>("--dry-run") { Description = "Send nothing, connect to nobody: watch what the machine writes and predict rounds, bytes and downtime." };
         Option<string?> tls = SharedOptions.Tls();
         Option<string?> tlsPeer = SharedOptions.TlsPeer("What the destination's certificate must be for; without it: the address's host.");
         Option<string?> rate = SharedOptions.BandwidthLimit();
@@ -32,7 +33,7 @@ internal static class MigrateCommand
         Option<string?> report = SharedOptions.Report();
         var command = new Command("migrate", "Move a running machine to another process or host.\n\nCtrl-C cancels; before the hand-over the machine then goes on running here.")
         {
-            name, to, channels, limit, whenStuck, ceiling, timeout, retry, rate, compress, verify, pause, tls, tlsPeer, insecure,
+            name, to, channels, limit, whenStuck, ceiling, timeout, retry, rate, compress, verify, pause, dryRun, tls, tlsPeer, insecure,
             json, report,
         };
         runner.Attach(command, (parsed, terminal, cancellation) =>
@@ -59,6 +60,8 @@ internal static class MigrateCommand
                 ["tlsPeer"] = parsed.GetValue(tlsPeer),
                 ["bandwidthLimit"] = SharedOptions.ParseRate(parsed.GetValue(rate)),
             };
+            if (parsed.GetValue(dryRun))
+                return Forecast(parsed.GetRequiredValue(name), request, parsed.GetValue(json), terminal);
             JsonObject result = Run(parsed.GetRequiredValue(name), request, terminal, cancellation);
             if (parsed.GetValue(json))
                 terminal.Result(result.ToJsonString());
@@ -68,6 +71,19 @@ internal static class MigrateCommand
             return result["exitCode"]!.GetValue<int>();
         });
         return command;
+    }
+
+    private static int Forecast(string machine, JsonObject request, bool json, Terminal terminal)
+    {
+        request["op"] = "forecast";
+        using ControlClient client = ControlClient.Connect(machine);
+        JsonObject forecast = client.Request(request);
+        forecast.Remove("done");
+        if (json)
+            terminal.Result(forecast.ToJsonString());
+        else
+            MigrationTable.ShowForecast(terminal, forecast);
+        return forecast["converges"]!.GetValue<bool>() ? ExitCode.Done : ExitCode.Failed;
     }
 
     /// <summary>

@@ -186,6 +186,11 @@ internal sealed partial class MachineProcess : IDisposable
             case "snapshot-save":
                 SaveSnapshot(request, channel);
                 break;
+            case "forecast":
+                JsonObject forecast = Forecast(request);
+                forecast["done"] = true;
+                channel.Send(forecast);
+                break;
             case "dirty-rate":
                 JsonObject rate = MeasureDirtyRate(request);
                 rate["done"] = true;
@@ -287,7 +292,6 @@ internal sealed partial class MachineProcess : IDisposable
         int milliseconds = request["milliseconds"]?.GetValue<int>() ?? 1000;
         if (milliseconds is < 100 or > 60_000)
             throw new CommandFailure("A dirty rate is measured for 0.1 to 60 seconds.", ExitCode.Usage);
-        using var cancel = new CancellationTokenSource();
         lock (_gate)
         {
             if (_state == MachineState.Migrating)
@@ -299,32 +303,10 @@ internal sealed partial class MachineProcess : IDisposable
                         $"{_name} is being migrated and has not finished two passes yet; ask again.",
                         ExitCode.Inconclusive);
             }
-
-            if (_state != MachineState.Running)
-            {
-                throw new CommandFailure(
-                    $"The dirty rate of {_name} can not be measured now: it is {_state.ToString().ToLowerInvariant()}.");
-            }
-
-            _state = MachineState.Measuring;
-            _measureCancel = cancel;
-            _idle.Reset();
         }
 
-        try
-        {
-            return MachineJson.Describe(
-                DirtyRate.Measure(_machine, TimeSpan.FromMilliseconds(milliseconds), cancel.Token), _machine, "measurement");
-        }
-        finally
-        {
-            lock (_gate)
-            {
-                _measureCancel = null;
-                _state = MachineState.Running;
-                _idle.Set();
-            }
-        }
+        return WhileMeasuring(cancel => MachineJson.Describe(
+            DirtyRate.Measure(_machine, TimeSpan.FromMilliseconds(milliseconds), cancel), _machine, "measurement"));
     }
 
     /// <summary>A migration does not wait for a figure that somebody asked for.</summary>

@@ -72,6 +72,25 @@ internal static class MigrationJson
         };
     }
 
+    /// <summary>What <c>migrate --dry-run</c> answers.</summary>
+    public static JsonObject Forecast(MigrationForecast forecast) => new()
+    {
+        ["dryRun"] = true,
+        ["converges"] = forecast.Converges,
+        ["downtimeMilliseconds"] = Milliseconds(forecast.Downtime.Total),
+        ["promisedMilliseconds"] = Milliseconds(forecast.Downtime.Promised),
+        ["predictedParts"] = Parts(forecast.Downtime.Parts),
+        ["totalMilliseconds"] = Milliseconds(forecast.Duration),
+        ["bytesSent"] = forecast.Bytes,
+        ["needsBytesPerSecond"] = forecast.NeedsBytesPerSecond is { } rate ? Finite(rate) : null,
+        ["passes"] = new JsonArray([.. forecast.Passes.Select(pass => new JsonObject
+        {
+            ["index"] = pass.Index, ["dirtyPages"] = pass.DirtyPages, ["bytes"] = pass.Bytes,
+            ["milliseconds"] = Milliseconds(pass.Duration),
+        })]),
+        ["text"] = forecast.Reason,
+    };
+
     private static string Camel(string word) => char.ToLowerInvariant(word[0]) + word[1..];
 
     private static double? Finite(double value) => double.IsFinite(value) ? Math.Round(value) : null;

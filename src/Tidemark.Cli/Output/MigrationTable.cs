@@ -35,6 +35,9 @@ internal static class MigrationTable
             case "pass":
                 terminal.Note(PassLine(migrationEvent["pass"]!.AsObject()));
                 break;
+            case "waitingForSwitchover":
+                terminal.Progress("ready; the machine runs on until `tidemark switchover`");
+                break;
             case "decided":
                 terminal.Detail($"decision: {migrationEvent["text"]}");
                 break;
@@ -84,6 +87,24 @@ internal static class MigrationTable
             CultureInfo.InvariantCulture,
             $"{"total",-16}{Double(result["totalMilliseconds"]) / 1000:0.00} s, {ByteSize.Format(Number(result["bytesSent"]))} sent, {ByteSize.Format(Double(result["throughputBytesPerSecond"]))}/s"));
         ShowVerdict(terminal, result);
+    }
+
+    /// <summary>The result of a dry run.</summary>
+    public static void ShowForecast(Terminal terminal, JsonObject forecast)
+    {
+        terminal.Result($"{"dry run",-16}nothing was sent; kernel={forecast["kernel"]}");
+        terminal.Result($"{"bandwidth",-16}{ByteSize.Format(Double(forecast["bandwidthBytesPerSecond"]))}/s{(forecast["bandwidthIsAssumed"]!.GetValue<bool>() ? " assumed; say --bandwidth-limit for yours" : "")}");
+        foreach (JsonNode? pass in forecast["passes"]!.AsArray())
+        {
+            terminal.Result(string.Create(
+                CultureInfo.InvariantCulture,
+                $"{$"pass {pass!["index"]}",-16}{Number(pass["dirtyPages"]),9} pages, {ByteSize.Format(Number(pass["bytes"]))}, {Double(pass["milliseconds"]):0} ms"));
+        }
+
+        terminal.Result(string.Create(
+            CultureInfo.InvariantCulture,
+            $"{"downtime",-16}{Double(forecast["downtimeMilliseconds"]):0.0} ms expected, {Double(forecast["promisedMilliseconds"]):0.0} ms at most; {Double(forecast["totalMilliseconds"]) / 1000:0.0} s and {ByteSize.Format(Number(forecast["bytesSent"]))} in all"));
+        terminal.Result($"{"verdict",-16}{(forecast["converges"]!.GetValue<bool>() ? terminal.Good("converges") : terminal.Bad("does not converge"))}: {forecast["text"]}");
     }
 
     private static void ShowPasses(Terminal terminal, JsonObject result)

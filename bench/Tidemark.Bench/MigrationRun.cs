@@ -69,7 +69,8 @@ internal static class MigrationRun
         string kernel = receiving.First(word => word.StartsWith("(kernel=", StringComparison.Ordinal))["(kernel=".Length..].TrimEnd(',');
         source.ReadUntil(" runs ");
 
-        double before = Look(source) + Look(destination);
+        AwaitCalm(source, destination);
+        double before = LookAtWork(source) + Look(destination);
         double lastSource = 0;
         double lastDestination = 0;
         using var ended = new ManualResetEventSlim();
@@ -78,7 +79,7 @@ internal static class MigrationRun
             // The source ends when its machine has moved; its last figure before that is at most a few ticks short.
             while (!ended.Wait(5))
             {
-                lastSource = Math.Max(lastSource, Look(source));
+                lastSource = Math.Max(lastSource, LookAtWork(source));
                 lastDestination = Math.Max(lastDestination, Look(destination));
             }
         });
@@ -101,6 +102,28 @@ internal static class MigrationRun
             root.GetProperty("downtimeMilliseconds").GetDouble());
         return (move, pass.GetProperty("bytes").GetUInt64(), kernel);
     }
+
+    /// <summary>What a process still does after its start (compiling ahead, for one) is no part of a migration.</summary>
+    private static void AwaitCalm(ChildProgram source, ChildProgram destination)
+    {
+        const int Looks = 40;
+        double last = Look(source) + Look(destination);
+        for (int look = 0; look < Looks; look++)
+        {
+            Thread.Sleep(250);
+            double now = Look(source) + Look(destination);
+            if (now - last < 0.03)
+                return;
+            last = now;
+        }
+    }
+
+    /// <summary>
+    /// Without its first thread: that waits during a migration and, after it, gives the memory back, which for the peer is
+    /// not in the figure either.
+    /// </summary>
+    private static double LookAtWork(ChildProgram program) =>
+        Look(program) - (ChildProgram.CpuSecondsOf($"/proc/{program.ProcessId}/task/{program.ProcessId}/stat") ?? 0);
 
     private static double Look(ChildProgram program) => ChildProgram.CpuSecondsOf(program.ProcessId) ?? 0;
 }

@@ -16,7 +16,8 @@ internal sealed class QemuRun : IDisposable
     private readonly PeerRow _row;
     private readonly ulong _memoryBytes;
     private readonly string _folder;
-    private readonly string _source;
+    private readonly string _source = $"/dev/shm/tidemark-peer-{Environment.ProcessId}-source";
+    private readonly string _destination = $"/dev/shm/tidemark-peer-{Environment.ProcessId}-destination";
 
     /// <summary>Makes the source's memory, which all runs share.</summary>
     internal QemuRun(string program, PeerRow row, ulong memoryBytes)
@@ -25,7 +26,8 @@ internal sealed class QemuRun : IDisposable
         _row = row;
         _memoryBytes = memoryBytes;
         _folder = Directory.CreateTempSubdirectory("tidemark-peer-").FullName;
-        _source = $"/dev/shm/tidemark-peer-{Environment.ProcessId}-source";
+        // Also when the bench is ended from outside: they are as large as the machine.
+        AppDomain.CurrentDomain.ProcessExit += DeleteMemory;
         using FileStream file = File.Create(_source);
         file.SetLength((long)memoryBytes);
         var random = new Random(1);
@@ -40,10 +42,9 @@ internal sealed class QemuRun : IDisposable
 
     internal Move Measure()
     {
-        string memory = $"/dev/shm/tidemark-peer-{Environment.ProcessId}-destination";
         try
         {
-            using Instance destination = Start("destination", memory, _row.DestinationTouched, "-incoming", "defer");
+            using Instance destination = Start("destination", _destination, _row.DestinationTouched, "-incoming", "defer");
             using Instance source = Start("source", _source, _row.SourceTouched);
             string uri = _row.Unix ? $"unix:{_folder}/migration" : "tcp:127.0.0.1:0";
             Prepare(source.Qmp);
@@ -68,14 +69,21 @@ internal sealed class QemuRun : IDisposable
         }
         finally
         {
-            File.Delete(memory);
+            File.Delete(_destination);
         }
     }
 
     public void Dispose()
     {
-        File.Delete(_source);
+        AppDomain.CurrentDomain.ProcessExit -= DeleteMemory;
+        DeleteMemory(null, EventArgs.Empty);
         Directory.Delete(_folder, recursive: true);
+    }
+
+    private void DeleteMemory(object? sender, EventArgs happened)
+    {
+        File.Delete(_source);
+        File.Delete(_destination);
     }
 
     private Instance Start(string name, string memory, bool touched, params string[] more)

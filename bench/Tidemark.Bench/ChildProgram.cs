@@ -44,11 +44,13 @@ internal sealed class ChildProgram : IDisposable
     internal void Say(string line) => _process.StandardInput.WriteLine(line);
 
     /// <summary>Processor time so far, or null when the process has gone.</summary>
-    internal static double? CpuSecondsOf(int processId)
+    internal static double? CpuSecondsOf(int processId) => CpuSecondsOf($"/proc/{processId}/stat");
+
+    internal static double? CpuSecondsOf(string statFile)
     {
         try
         {
-            string stat = File.ReadAllText($"/proc/{processId}/stat");
+            string stat = File.ReadAllText(statFile);
             // The second field, the name in parentheses, may contain blanks. utime and stime are fields 14 and 15.
             string[] fields = stat[(stat.LastIndexOf(')') + 2)..].Split(' ');
             return (double.Parse(fields[11], CultureInfo.InvariantCulture) + double.Parse(fields[12], CultureInfo.InvariantCulture)) / 100;

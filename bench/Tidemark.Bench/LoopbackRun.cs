@@ -10,12 +10,12 @@ using Tidemark.Memory;
 namespace Tidemark.Bench;
 
 /// <summary>
-/// The yardstick of a migration: memory of the same kind, touched on both sides, through the same number of TCP
-/// streams, in writes of 1 MiB, and nothing checked.
+/// The yardstick of a migration: memory of the same kind, touched or not on the receiving side as there, through the same
+/// number of streams, in writes of 1 MiB, and nothing checked.
 /// </summary>
 /// <remarks>
 /// <code>
-/// bench --starts--> receiver  --"port N"-->
+/// bench --starts--> receiver  --"address"->
 ///       --starts--> sender    --"ready"--->  newline: go   --"seconds cpu"-->      receiver --"cpu"-->
 /// </code>
 /// </remarks>
@@ -23,14 +23,16 @@ internal static class LoopbackRun
 {
     private const int ChunkPages = 256;
 
-    internal static Transfer Measure(ulong memoryBytes, int channels)
+    /// <param name="touched">Whether the receiver's memory was touched before.</param>
+    internal static Transfer Measure(ulong memoryBytes, int channels, bool unix = false, bool touched = true)
     {
         string size = memoryBytes.ToString(CultureInfo.InvariantCulture);
         string count = channels.ToString(CultureInfo.InvariantCulture);
         string own = Path.Combine(AppContext.BaseDirectory, "Tidemark.Bench.dll");
-        using var receiver = ChildProgram.Start(own, ["loopback-receive", size, count]);
-        string port = receiver.ReadUntil("port ")["port ".Length..];
-        using var sender = ChildProgram.Start(own, ["loopback-send", size, count, port]);
+        using var receiver = ChildProgram.Start(
+            own, ["loopback-receive", size, count, unix ? "unix" : "tcp", touched ? "touched" : "untouched"]);
+        string address = receiver.ReadUntil("address ")["address ".Length..];
+        using var sender = ChildProgram.Start(own, ["loopback-send", size, count, address]);
         sender.ReadUntil("ready");
         sender.Say("go");
         string[] sent = sender.ReadUntil("sent ").Split(' ');
@@ -39,15 +41,16 @@ internal static class LoopbackRun
     }
 
     /// <summary>The sending child.</summary>
-    internal static int Send(ulong memoryBytes, int channels, int port)
+    internal static int Send(ulong memoryBytes, int channels, string address)
     {
-        using GuestMemoryFile file = CreateMemory(memoryBytes);
+        using GuestMemoryFile file = CreateMemory(memoryBytes, touched: true);
         ulong[] chunks = FindChunks(file.Memory);
         var sockets = new Socket[channels];
         for (int channel = 0; channel < channels; channel++)
         {
-            sockets[channel] = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
-            sockets[channel].Connect(IPAddress.Loopback, port);
+            EndPoint end = EndOf(address);
+            sockets[channel] = Open(end);
+            sockets[channel].Connect(end);
         }
 
         Console.WriteLine("ready");
@@ -73,14 +76,16 @@ internal static class LoopbackRun
     }
 
     /// <summary>The receiving child.</summary>
-    internal static int Receive(ulong memoryBytes, int channels)
+    internal static int Receive(ulong memoryBytes, int channels, bool unix, bool touched)
     {
-        using GuestMemoryFile file = CreateMemory(memoryBytes);
+        using GuestMemoryFile file = CreateMemory(memoryBytes, touched);
         ulong[] chunks = FindChunks(file.Memory);
-        using var listener = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
-        listener.Bind(new IPEndPoint(IPAddress.Loopback, 0));
+        string path = Path.Combine(Path.GetTempPath(), $"tidemark-loopback-{Environment.ProcessId}");
+        EndPoint end = unix ? new UnixDomainSocketEndPoint(path) : new IPEndPoint(IPAddress.Loopback, 0);
+        using Socket listener = Open(end);
+        listener.Bind(end);
         listener.Listen(channels);
-        Console.WriteLine($"port {((IPEndPoint)listener.LocalEndPoint!).Port}");
+        Console.WriteLine($"address {(unix ? path : ((IPEndPoint)listener.LocalEndPoint!).Port)}");
         var sockets = new Socket[channels];
         for (int channel = 0; channel < channels; channel++)
             sockets[channel] = listener.Accept();
@@ -101,15 +106,25 @@ internal static class LoopbackRun
 
             sockets[channel].Send([1]);
         });
+        File.Delete(path);
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"received {CpuSeconds() - cpuBefore}"));
         Array.ForEach(sockets, socket => socket.Dispose());
         return 0;
     }
 
-    private static GuestMemoryFile CreateMemory(ulong memoryBytes)
+    /// <param name="address">A port, or the path of a Unix socket.</param>
+    private static EndPoint EndOf(string address) => int.TryParse(address, NumberStyles.None, CultureInfo.InvariantCulture, out int port)
+        ? new IPEndPoint(IPAddress.Loopback, port)
+        : new UnixDomainSocketEndPoint(address);
+
+    private static Socket Open(EndPoint end) => end is IPEndPoint
+        ? new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp) { NoDelay = true }
+        : new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+
+    private static GuestMemoryFile CreateMemory(ulong memoryBytes, bool touched)
     {
         var machine = new MachineDescription { Name = "loopback", MemoryBytes = memoryBytes };
-        return GuestMemoryFile.Create(new LinuxKernel(), MemoryLayout.Plan(machine), prefault: true);
+        return GuestMemoryFile.Create(new LinuxKernel(), MemoryLayout.Plan(machine), touched);
     }
 
     private static ulong[] FindChunks(GuestMemory memory) =>

@@ -23,6 +23,15 @@ public interface IConnection : IDisposable
     /// <exception cref="IOException">As for <see cref="Send"/>.</exception>
     void SendPages(GuestMemory memory, ReadOnlySpan<PageRun> runs);
 
+    /// <summary>Sends bytes and, right behind them, pages: where the transport can, in one piece.</summary>
+    /// <param name="runs">Each lies in one slot.</param>
+    /// <exception cref="IOException">As for <see cref="Send"/>.</exception>
+    void SendWithPages(ReadOnlySpan<byte> bytes, GuestMemory memory, ReadOnlySpan<PageRun> runs)
+    {
+        Send(bytes);
+        SendPages(memory, runs);
+    }
+
     /// <summary>Fills whole pages of guest memory in this order, straight there where the transport can.</summary>
     /// <param name="runs">Each lies in one slot.</param>
     /// <exception cref="IOException">As for <see cref="Send"/>, or the peer closed before all had come; what had come is

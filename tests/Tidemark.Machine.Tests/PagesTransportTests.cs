@@ -61,6 +61,33 @@ public sealed partial class PagesTransportTests : IDisposable
     }
 
     [Theory]
+    [InlineData(100, 1, true)]
+    [InlineData(4096, 3, true)]
+    [InlineData(4097, 3, false)]
+    [InlineData(100, 1500, true)]
+    public void Bytes_ahead_of_pages_leave_in_the_same_call(int ahead, int runCount, bool together)
+    {
+        PageRun[] runs = [.. Enumerable.Range(0, runCount).Select(index => new PageRun((ulong)index * 2, 1))];
+        byte[] sent = new byte[ahead];
+        new Random(3).NextBytes(sent);
+        (Socket near, Socket far) = Pair();
+        using var source = new SocketConnection(near, "near", Counting());
+        using var destination = new SocketConnection(far, "far");
+        GuestMemory from = Map(seed: 5);
+        GuestMemory to = Map(seed: null);
+        var sender = new Thread(() => source.SendWithPages(sent, from, runs));
+        sender.Start();
+        byte[] received = new byte[ahead];
+        for (int have = 0; have < ahead;)
+            have += destination.Receive(received.AsSpan(have));
+        destination.ReceivePages(to, runs);
+        Assert.True(sender.Join(s_patience));
+        Assert.Equal(sent, received);
+        Assert.All(runs, run => Assert.True(from.PagesSpan(run.FirstPage, 1).SequenceEqual(to.PagesSpan(run.FirstPage, 1))));
+        Assert.Equal(Math.Min(1024, runCount + (together ? 1 : 0)), _calls.First().Vectors);
+    }
+
+    [Theory]
     [InlineData(1)]
     [InlineData(2)]
     public void A_call_that_a_signal_interrupts_is_made_again(int nth)

@@ -32,6 +32,9 @@ internal sealed class IntroducedConnection(IConnection inner, ReadOnlyMemory<byt
 
     public void SendPages(GuestMemory memory, ReadOnlySpan<PageRun> runs) => inner.SendPages(memory, runs);
 
+    public void SendWithPages(ReadOnlySpan<byte> bytes, GuestMemory memory, ReadOnlySpan<PageRun> runs) =>
+        inner.SendWithPages(bytes, memory, runs);
+
     public void ReceivePages(GuestMemory memory, ReadOnlySpan<PageRun> runs)
     {
         if (_read.IsEmpty)

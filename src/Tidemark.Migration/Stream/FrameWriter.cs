@@ -5,6 +5,8 @@ namespace Tidemark.Migration.Stream;
 /// <summary>Puts frames on one connection. Safe for several threads; a frame goes out whole.</summary>
 internal sealed class FrameWriter(IConnection connection, uint channel)
 {
+    private static readonly int LongestHead = FrameHeader.Size + PageFrame.HeadBytes(FrameLimits.ContentPages);
+
     private readonly Lock _gate = new();
     private uint _sequence;
     private ulong _bytesSent;
@@ -63,9 +65,9 @@ internal sealed class FrameWriter(IConnection connection, uint channel)
     {
         lock (_gate)
         {
-            SendHead(head, contentBytes, FrameFlags.None, hash);
-            connection.SendPages(memory, runs);
-            Volatile.Write(ref _bytesSent, _bytesSent + (ulong)contentBytes);
+            Span<byte> buffer = stackalloc byte[LongestHead];
+            connection.SendWithPages(WriteHead(buffer, head, contentBytes, FrameFlags.None, hash), memory, runs);
+            Volatile.Write(ref _bytesSent, _bytesSent + (ulong)(FrameHeader.Size + head.Length + contentBytes));
         }
     }
 
@@ -75,20 +77,20 @@ internal sealed class FrameWriter(IConnection connection, uint channel)
     {
         lock (_gate)
         {
-            SendHead(head, content.Length, flags, hash);
+            Span<byte> buffer = stackalloc byte[LongestHead];
+            connection.Send(WriteHead(buffer, head, content.Length, flags, hash));
             connection.Send(content);
-            Volatile.Write(ref _bytesSent, _bytesSent + (ulong)content.Length);
+            Volatile.Write(ref _bytesSent, _bytesSent + (ulong)(FrameHeader.Size + head.Length + content.Length));
         }
     }
 
-    private void SendHead(ReadOnlySpan<byte> head, int contentBytes, FrameFlags flags, ulong hash)
+    /// <summary>The header and the table of a Pages frame, in one piece.</summary>
+    private ReadOnlySpan<byte> WriteHead(Span<byte> buffer, ReadOnlySpan<byte> head, int contentBytes, FrameFlags flags, ulong hash)
     {
-        Span<byte> buffer = stackalloc byte[FrameHeader.Size + PageFrame.HeadBytes(FrameLimits.ContentPages)];
         new FrameHeader(FrameType.Pages, channel, unchecked(_sequence++), head.Length + contentBytes, hash) { Flags = flags }
             .Write(buffer);
         head.CopyTo(buffer[FrameHeader.Size..]);
-        connection.Send(buffer[..(FrameHeader.Size + head.Length)]);
-        Volatile.Write(ref _bytesSent, _bytesSent + (ulong)(FrameHeader.Size + head.Length));
+        return buffer[..(FrameHeader.Size + head.Length)];
     }
 
     private void SendLocked(FrameType type, ReadOnlySpan<byte> payload)

@@ -1,0 +1,165 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Text.Json;
+using Tidemark.Machine.Description;
+
+namespace Tidemark.Bench;
+
+/// <summary>Migrations of the same memory by us and by QEMU, in turns, each pair between two probes of plain loopback.</summary>
+internal static class PeerBench
+{
+    private const ulong MiB = 1UL << 20;
+
+    internal static int Run(IReadOnlyList<string> arguments, bool json)
+    {
+        ulong memoryBytes = 2UL << 30;
+        int pairs = 5;
+        var rows = new List<PeerRow>();
+        for (int index = 0; index < arguments.Count; index += 2)
+        {
+            string value = index + 1 < arguments.Count ? arguments[index + 1] : "";
+            bool good = arguments[index] switch
+            {
+                "--memory" => ByteSize.TryParse(value, out memoryBytes) && memoryBytes >= 64 * MiB && memoryBytes % (2 * MiB) == 0,
+                "--pairs" => int.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out pairs) && pairs is >= 1 and <= 99,
+                "--row" => AddRow(rows, value),
+                _ => false,
+            };
+            if (!good)
+            {
+                Console.Error.WriteLine($"bench peer: {arguments[index]} {value} is not understood.");
+                return 64;
+            }
+        }
+
+        if (!File.Exists(MigrationRun.Program))
+        {
+            Console.Error.WriteLine($"bench peer: {MigrationRun.Program} is missing; build src/Tidemark.Cli in the same configuration first.");
+            return 1;
+        }
+
+        if (FindQemu() is not { } qemu)
+            return 1;
+        bool met = true;
+        using Utf8JsonWriter? writer = json ? new(Console.OpenStandardOutput(), new JsonWriterOptions { Indented = true }) : null;
+        writer?.WriteStartArray();
+        foreach (PeerRow row in rows.Count > 0 ? rows : [.. PeerRow.All])
+            met &= Run(row, qemu, memoryBytes, pairs, writer);
+        writer?.WriteEndArray();
+        return met ? 0 : 1;
+    }
+
+    private static bool AddRow(List<PeerRow> rows, string name)
+    {
+        if (Array.Find(PeerRow.All, row => row.Name == name) is not { } found)
+            return false;
+        rows.Add(found);
+        return true;
+    }
+
+    /// <summary>The script that knows where it is, and fetches it the first time.</summary>
+    private static string? FindQemu()
+    {
+        string script = Path.GetFullPath(Path.Combine(AppContext.BaseDirectory, "..", "..", "..", "..", "bench", "peer", "qemu"));
+        using Process process = Process.Start(new ProcessStartInfo(script) { RedirectStandardOutput = true })
+            ?? throw new InvalidOperationException($"{script} was not started.");
+        string path = process.StandardOutput.ReadToEnd().Trim();
+        process.WaitForExit();
+        return process.ExitCode == 0 ? path : null;
+    }
+
+    private static bool Run(PeerRow row, string qemu, ulong memoryBytes, int pairs, Utf8JsonWriter? writer)
+    {
+        if (writer is null)
+            Console.WriteLine($"{row.Name}: {row.Says}; {ByteSize.Format(memoryBytes)}, {pairs} pairs, processors {Environment.ProcessorCount}");
+        using var peer = new QemuRun(qemu, row, memoryBytes);
+        var measured = new List<PeerPair>();
+        Transfer before = Probe(row, memoryBytes);
+        for (int pair = 0; pair < pairs; pair++)
+        {
+            // Turn about, so that neither always runs on the memory that the other has just given back.
+            Move theirs = pair % 2 == 0 ? peer.Measure() : default;
+            Move ours = MigrationRun.Measure(row, memoryBytes);
+            if (pair % 2 != 0)
+                theirs = peer.Measure();
+            Transfer after = Probe(row, memoryBytes);
+            var loopback = new Transfer(
+                before.Bytes, (before.Seconds + after.Seconds) / 2, (before.CpuSeconds + after.CpuSeconds) / 2, "");
+            measured.Add(new PeerPair(loopback, ours, theirs, Load()));
+            before = after;
+            if (writer is null)
+                Console.WriteLine($"{pair + 1,4}  loopback {loopback}  ours {Text(ours)}  QEMU {Text(theirs)}  load {Load()}");
+        }
+
+        bool met = true;
+        foreach (PeerTarget target in row.Targets)
+            met &= Judge(target, measured, writer is null);
+        writer?.WriteRawValue(JsonOf(row, memoryBytes, measured));
+        return met;
+    }
+
+    private static Transfer Probe(PeerRow row, ulong memoryBytes) =>
+        LoopbackRun.Measure(memoryBytes, row.Channels, row.Unix, row.DestinationTouched);
+
+    private static (double Median, double Lowest, double Highest) Spread(PeerTarget target, List<PeerPair> measured)
+    {
+        double[] figures = [.. measured.Select(target.Of).Order()];
+        return (figures[figures.Length / 2], figures[0], figures[^1]);
+    }
+
+    private static bool IsMet(PeerTarget target, double median) => target.AtLeast ? median >= target.Bound : median <= target.Bound;
+
+    private static bool Judge(PeerTarget target, List<PeerPair> measured, bool show)
+    {
+        (double median, double lowest, double highest) = Spread(target, measured);
+        bool met = IsMet(target, median);
+        if (show)
+        {
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                $"      {target.Name,-18} {median:0.00} ({lowest:0.00}-{highest:0.00})  target {(target.AtLeast ? ">=" : "<=")} {target.Bound:0.00} {(met ? "met" : "MISSED")}"));
+        }
+
+        return met;
+    }
+
+    private static string JsonOf(PeerRow row, ulong memoryBytes, List<PeerPair> measured) => JsonSerializer.Serialize(new
+    {
+        row = row.Name,
+        memoryBytes,
+        pairs = measured.Select(pair => new
+        {
+            loopbackBytesPerSecond = Math.Round(pair.Loopback.BytesPerSecond),
+            loopbackCpuSecondsPerGigabyte = Math.Round(pair.Loopback.CpuSecondsPerGigabyte, 3),
+            ours = Figures(pair.Ours),
+            qemu = Figures(pair.Qemu),
+            load = pair.Load,
+        }),
+        ratios = row.Targets.Select(target =>
+        {
+            (double median, double lowest, double highest) = Spread(target, measured);
+            return new
+            {
+                name = target.Name,
+                median = Math.Round(median, 3),
+                lowest = Math.Round(lowest, 3),
+                highest = Math.Round(highest, 3),
+                target = target.Bound,
+                met = IsMet(target, median),
+            };
+        }),
+    });
+
+    private static object Figures(Move move) => new
+    {
+        milliseconds = Math.Round(move.Seconds * 1000, 1),
+        passMilliseconds = Math.Round(move.PassSeconds * 1000, 1),
+        cpuSecondsPerGigabyte = Math.Round(move.CpuSecondsPerGigabyte, 3),
+        pauseMilliseconds = Math.Round(move.PauseMilliseconds, 1),
+    };
+
+    private static string Text(Move move) => string.Create(CultureInfo.InvariantCulture,
+        $"{move.Seconds * 1000:0} ms (pass {move.PassSeconds * 1000:0}) {move.BytesPerSecond / 1e9:0.00} GB/s {move.CpuSecondsPerGigabyte:0.00} CPU s/GB pause {move.PauseMilliseconds:0.0} ms");
+
+    /// <summary>Load averages: what else runs on the machine is part of the result.</summary>
+    private static string Load() => string.Join(' ', File.ReadAllText("/proc/loadavg").Split(' ')[..3]);
+}

@@ -1,0 +1,76 @@
+namespace Tidemark.Bench;
+
+/// <summary>What one row of `peer` moves, and what is asked of it.</summary>
+/// <param name="Filled">The part of memory, from its beginning, that is incompressible; the rest is zeros.</param>
+/// <param name="SourceTouched">False: what is not filled was never written, and has no memory.</param>
+internal sealed record PeerRow(
+    string Name, string Says, int Channels, bool Unix, double Filled, bool SourceTouched, bool DestinationTouched)
+{
+    /// <summary>What must come out: a figure of each pair, and the bound of its median.</summary>
+    internal required PeerTarget[] Targets { get; init; }
+
+    internal static PeerRow[] All { get; } =
+    [
+        new("two-streams", "incompressible, destination touched, 2 TCP streams", 2, false, 1, true, true)
+        {
+            Targets = [PeerTarget.Speed(1.0), PeerTarget.OfLoopback(0.9), PeerTarget.Cpu(0.9), PeerTarget.CpuOfLoopback(1.1)],
+        },
+        new("one-stream", "incompressible, destination touched, 1 TCP stream", 1, false, 1, true, true)
+        {
+            Targets = [PeerTarget.Speed(1.6), PeerTarget.OfLoopback(0.85)],
+        },
+        new("unix", "incompressible, destination touched, 1 Unix socket", 1, true, 1, true, true)
+        {
+            Targets = [PeerTarget.Speed(1.6), PeerTarget.OfLoopback(0.85)],
+        },
+        new("untouched", "incompressible, destination never touched, 2 TCP streams", 2, false, 1, true, false)
+        {
+            Targets = [PeerTarget.Speed(1.2), PeerTarget.Cpu(0.9)],
+        },
+        new("zeros", "written zeros, 2 TCP streams", 2, false, 0, true, true)
+        {
+            Targets = [PeerTarget.Speed(2), PeerTarget.Cpu(0.4)],
+        },
+        new("half-zeros", "first half incompressible, second written zeros, 2 TCP streams", 2, false, 0.5, true, true)
+        {
+            Targets = [PeerTarget.Speed(1.0)],
+        },
+        new("holes", "memory never touched, 2 TCP streams", 2, false, 0, false, false)
+        {
+            Targets = [PeerTarget.Rate(50e9), PeerTarget.Speed(2), PeerTarget.Cpu(0.4)],
+        },
+    ];
+}
+
+/// <param name="AtLeast">False: the bound is a largest value.</param>
+internal sealed record PeerTarget(string Name, Func<PeerPair, double> Of, double Bound, bool AtLeast)
+{
+    internal static PeerTarget Speed(double bound) =>
+        new("speed / QEMU", pair => pair.Qemu.Seconds / pair.Ours.Seconds, bound, true);
+
+    internal static PeerTarget Cpu(double bound) =>
+        new("CPU / QEMU", pair => pair.Ours.CpuSeconds / pair.Qemu.CpuSeconds, bound, false);
+
+    internal static PeerTarget OfLoopback(double bound) =>
+        new("speed / loopback", pair => pair.Ours.BytesPerSecond / pair.Loopback.BytesPerSecond, bound, true);
+
+    internal static PeerTarget CpuOfLoopback(double bound) =>
+        new("CPU / loopback", pair => pair.Ours.CpuSecondsPerGigabyte / pair.Loopback.CpuSecondsPerGigabyte, bound, false);
+
+    internal static PeerTarget Rate(double bound) =>
+        new("GB/s of pass 0", pair => pair.Ours.MemoryBytes / pair.Ours.PassSeconds / 1e9, bound / 1e9, true);
+}
+
+/// <summary>All memory of a machine, moved once.</summary>
+/// <param name="Seconds">From the command to the completion.</param>
+/// <param name="PassSeconds">Of it, the pass that carried all memory; where it is not known, all.</param>
+/// <param name="CpuSeconds">Processor time of both processes from the command to the completion.</param>
+internal readonly record struct Move(ulong MemoryBytes, double Seconds, double PassSeconds, double CpuSeconds, double PauseMilliseconds)
+{
+    internal double BytesPerSecond => MemoryBytes / Seconds;
+
+    internal double CpuSecondsPerGigabyte => CpuSeconds / (MemoryBytes / 1e9);
+}
+
+/// <param name="Loopback">The mean of a probe right before and one right after.</param>
+internal sealed record PeerPair(Transfer Loopback, Move Ours, Move Qemu, string Load);

@@ -1,0 +1,143 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Text.Json.Nodes;
+
+namespace Tidemark.Bench;
+
+/// <summary>
+/// One migration by QEMU: two processes, a machine that stands still, memory in a shared file that was filled before. One
+/// channel is its ordinary stream, more are multifd.
+/// </summary>
+internal sealed class QemuRun : IDisposable
+{
+    private const int FillStep = 1 << 20;
+
+    private readonly string _program;
+    private readonly PeerRow _row;
+    private readonly ulong _memoryBytes;
+    private readonly string _folder;
+    private readonly string _source = $"/dev/shm/tidemark-peer-{Environment.ProcessId}-source";
+    private readonly string _destination = $"/dev/shm/tidemark-peer-{Environment.ProcessId}-destination";
+
+    /// <summary>Makes the source's memory, which all runs share.</summary>
+    internal QemuRun(string program, PeerRow row, ulong memoryBytes)
+    {
+        _program = program;
+        _row = row;
+        _memoryBytes = memoryBytes;
+        _folder = Directory.CreateTempSubdirectory("tidemark-peer-").FullName;
+        // Also when the bench is ended from outside: they are as large as the machine.
+        AppDomain.CurrentDomain.ProcessExit += DeleteMemory;
+        using FileStream file = File.Create(_source);
+        file.SetLength((long)memoryBytes);
+        var random = new Random(1);
+        byte[] piece = new byte[FillStep];
+        ulong filled = (ulong)(memoryBytes * row.Filled) / FillStep * FillStep;
+        for (ulong at = 0; at < filled; at += FillStep)
+        {
+            random.NextBytes(piece);
+            file.Write(piece);
+        }
+    }
+
+    internal Move Measure()
+    {
+        try
+        {
+            using Instance destination = Start("destination", _destination, _row.DestinationTouched, "-incoming", "defer");
+            using Instance source = Start("source", _source, _row.SourceTouched);
+            string uri = _row.Unix ? $"unix:{_folder}/migration" : "tcp:127.0.0.1:0";
+            Prepare(source.Qmp);
+            Prepare(destination.Qmp);
+            destination.Qmp.Execute("migrate-incoming", new JsonObject { ["uri"] = uri });
+            if (!_row.Unix)
+            {
+                JsonNode address = destination.Qmp.Execute("query-migrate")["socket-address"]![0]!;
+                uri = $"tcp:127.0.0.1:{address["port"]!.GetValue<string>()}";
+            }
+
+            double before = source.CpuSeconds + destination.CpuSeconds;
+            long start = Stopwatch.GetTimestamp();
+            source.Qmp.Execute("migrate", new JsonObject { ["uri"] = uri });
+            source.Qmp.AwaitMigration("completed");
+            double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
+            destination.Qmp.AwaitMigration("completed");
+            double cpu = source.CpuSeconds + destination.CpuSeconds - before;
+            JsonNode result = source.Qmp.Execute("query-migrate");
+            double pause = result["downtime"]!.GetValue<double>();
+            return new Move(_memoryBytes, seconds, seconds, cpu, pause);
+        }
+        finally
+        {
+            File.Delete(_destination);
+        }
+    }
+
+    public void Dispose()
+    {
+        AppDomain.CurrentDomain.ProcessExit -= DeleteMemory;
+        DeleteMemory(null, EventArgs.Empty);
+        Directory.Delete(_folder, recursive: true);
+    }
+
+    private void DeleteMemory(object? sender, EventArgs happened)
+    {
+        File.Delete(_source);
+        File.Delete(_destination);
+    }
+
+    private Instance Start(string name, string memory, bool touched, params string[] more)
+    {
+        string size = string.Create(CultureInfo.InvariantCulture, $"{_memoryBytes >> 20}M");
+        var start = new ProcessStartInfo(_program) { RedirectStandardOutput = true, UseShellExecute = false };
+        string[] arguments =
+        [
+            "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-S", "-m", size,
+            "-machine", "q35,memory-backend=ram",
+            "-object", $"memory-backend-file,id=ram,size={size},mem-path={memory},share=on,prealloc={(touched ? "on" : "off")}",
+            "-qmp", $"unix:{_folder}/{name},server=on,wait=off",
+            .. more,
+        ];
+        Array.ForEach(arguments, start.ArgumentList.Add);
+        return new Instance(start, $"{_folder}/{name}");
+    }
+
+    private void Prepare(QmpClient qmp)
+    {
+        var capabilities = new JsonArray { Capability("events") };
+        var parameters = new JsonObject { ["max-bandwidth"] = 100_000_000_000 };
+        if (_row.Channels > 1)
+        {
+            capabilities.Add(Capability("multifd"));
+            parameters["multifd-channels"] = _row.Channels;
+        }
+
+        qmp.Execute("migrate-set-capabilities", new JsonObject { ["capabilities"] = capabilities });
+        qmp.Execute("migrate-set-parameters", parameters);
+    }
+
+    private static JsonObject Capability(string name) => new JsonObject { ["capability"] = name, ["state"] = true };
+
+    private sealed class Instance : IDisposable
+    {
+        private readonly Process _process;
+
+        internal Instance(ProcessStartInfo start, string socket)
+        {
+            _process = Process.Start(start) ?? throw new InvalidOperationException("QEMU was not started.");
+            Qmp = new QmpClient(socket, () => !_process.HasExited);
+        }
+
+        internal QmpClient Qmp { get; }
+
+        internal double CpuSeconds => ChildProgram.CpuSecondsOf(_process.Id) ?? 0;
+
+        public void Dispose()
+        {
+            Qmp.Dispose();
+            _process.Kill();
+            _process.WaitForExit();
+            _process.Dispose();
+        }
+    }
+}

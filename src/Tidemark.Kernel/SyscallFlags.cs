@@ -93,9 +93,3 @@ public enum SeekWhence
     /// <summary>SEEK_HOLE: to the first hole at or behind the offset; the end of the file counts as one.</summary>
     Hole = 4,
 }
-
-/// <summary>struct iovec: a piece of this process's memory that is not the collector's.</summary>
-/// <param name="Address">Where it begins.</param>
-/// <param name="ByteLength">Its length in bytes.</param>
-[System.Runtime.InteropServices.StructLayout(System.Runtime.InteropServices.LayoutKind.Sequential)]
-public readonly record struct IoVector(ulong Address, ulong ByteLength);

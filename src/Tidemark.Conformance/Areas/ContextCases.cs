@@ -15,7 +15,7 @@ internal static class ContextCases
         AddIds(new CaseTable(cases, Area, "iommufd.context.id", "kernel behaviour, ids of objects"));
         AddFile(new CaseTable(cases, Area, "iommufd.context.file", "kernel behaviour, an iommufd as a file"));
         AddMemory(new CaseTable(cases, Area, "iommufd.context.memory", "kernel behaviour, what is mapped"));
-        AddRest(new CaseTable(cases, Area, "iommufd.context", "iommufd.h"));
+        AddRest(new CaseTable(cases, Area, "iommufd.context", "iommufd.h, structs that end early and IOAS by number"));
     }
 
     private static void AddIds(CaseTable table)
@@ -138,7 +138,7 @@ internal static class ContextCases
 
     private static void AddRest(CaseTable table)
     {
-        table.Add("vfio-ioas-replaced", "iommu_vfio_ioas: setting another IOAS replaces the first", run =>
+        table.Add("vfio-ioas-replaced", "setting another IOAS through iommu_vfio_ioas replaces the first", run =>
         {
             uint second = run.CreateIoas();
             IommuVfioIoas set = IommuVfioIoas.Create(IommuVfioIoasOp.Set, run.Ioas);
@@ -149,7 +149,7 @@ internal static class ContextCases
             run.Answers(ref get, Errno.Success);
             run.Equal(second, get.IoasId, "the IOAS");
         });
-        table.Add("hw-info-before-capabilities", "iommu_hw_info: a struct that ends before the capabilities is answered without them", run =>
+        table.Add("hw-info-before-capabilities", "an iommu_hw_info that ends before the capabilities is answered without them", run =>
         {
             IommuHwInfo info = IommuHwInfo.Create(run.Device.Id);
             info.Size = HwInfoWithoutCapabilities;

@@ -1,5 +1,4 @@
 using System.Net.Sockets;
-using System.Runtime.InteropServices;
 using Tidemark.Abi;
 using Tidemark.Kernel;
 using Tidemark.Memory;
@@ -138,7 +137,7 @@ public sealed class SocketConnection : IConnection
         _ahead ??= GC.AllocateUninitializedArray<byte>(MaximumAhead, pinned: true);
         bytes.CopyTo(_ahead);
         IoVector[] vectors = _sendVectors ??= new IoVector[MaximumVectors];
-        vectors[0] = new IoVector((ulong)Marshal.UnsafeAddrOfPinnedArrayElement(_ahead, 0), (ulong)bytes.Length);
+        vectors[0] = IoVector.Of(_ahead, bytes.Length);
         Move(memory, runs, vectors, sending: true, given: 1);
     }
 

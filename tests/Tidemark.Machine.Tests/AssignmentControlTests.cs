@@ -62,7 +62,7 @@ public sealed class AssignmentControlTests : IDisposable
         using GuestMachine source = _rig.AssembleRunning(description, fault);
         using GuestMachine destination = _rig.Assemble(description);
         Assert.Equal(tracker, source.Devices[0].Tracker.Kind);
-        (MigrationOutcome sent, _) = _rig.Migrate(source, destination);
+        (MigrationOutcome sent, _) = _rig.Migrate(source, destination, whileItWorks: true);
         Assert.Equal(MigrationResult.Failed, sent.Result);
         Assert.Equal("memory-verification", sent.CaughtBy);
         Assert.True(sent.Report.LostPages > 0);

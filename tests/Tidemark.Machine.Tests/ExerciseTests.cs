@@ -53,7 +53,7 @@ public sealed class ExerciseTests : IDisposable
         SoftKernel soft = _rig.CreateKernel(description);
         var kernel = new FaultyDirtyBitsKernel(soft, forgetEvery: 20);
         GuestMachine source = MachineRig.Run(_rig.Own(GuestMachine.Assemble(description, kernel, soft.Sysfs)));
-        (MigrationOutcome sent, _) = _rig.Migrate(source, _rig.Assemble(description));
+        (MigrationOutcome sent, _) = _rig.Migrate(source, _rig.Assemble(description), whileItWorks: true);
         Assert.Equal("memory-verification", sent.CaughtBy);
         Assert.True(kernel.Forgotten > 0);
         string evidence = Assert.Single(source.ExplainLost(sent.Report));

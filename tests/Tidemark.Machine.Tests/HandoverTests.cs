@@ -89,7 +89,8 @@ public sealed class HandoverTests : IDisposable
         MachineDescription description = DescribeAssisted(1);
         GuestMachine source = _rig.AssembleRunning(description, fault);
         (MigrationOutcome sent, MigrationOutcome received) = _rig.Migrate(
-            source, _rig.Assemble(description), new MigrationOptions { Verify = true, Faults = engine, RetryFor = TimeSpan.Zero });
+            source, _rig.Assemble(description), new MigrationOptions { Verify = true, Faults = engine, RetryFor = TimeSpan.Zero },
+            whileItWorks: true);
         Assert.Equal(MigrationResult.Failed, sent.Result);
         Assert.Equal(MigrationResult.Failed, received.Result);
         Assert.Equal(caughtBy, sent.CaughtBy);

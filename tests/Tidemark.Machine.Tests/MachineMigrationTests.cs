@@ -199,7 +199,8 @@ public sealed class MachineMigrationTests : IDisposable
     {
         MachineDescription description = _rig.Describe();
         GuestMachine source = _rig.AssembleRunning(description, fault);
-        (MigrationOutcome sent, MigrationOutcome received) = _rig.Migrate(source, _rig.Assemble(description));
+        (MigrationOutcome sent, MigrationOutcome received) = _rig.Migrate(
+            source, _rig.Assemble(description), whileItWorks: true);
         Assert.Equal(MigrationResult.Failed, sent.Result);
         Assert.Equal(MigrationResult.Failed, received.Result);
         Assert.Equal("memory-verification", sent.CaughtBy);

@@ -120,10 +120,12 @@ internal sealed class MachineRig : IDisposable
     }
 
     /// <summary>Moves a machine through a Unix socket.</summary>
+    /// <param name="whileItWorks">Not before it has written for half a second and more since the first pass: a control that
+    /// wants writes to be lost needs some.</param>
     public (MigrationOutcome Source, MigrationOutcome Destination) Migrate(
         GuestMachine source, GuestMachine destination, MigrationOptions? options = null, Func<IAcceptor, IAcceptor>? wire = null,
         MigrationPhase? cancelAt = null, Action<MigrationPhase>? onPhase = null,
-        Func<MigrationAddress, IConnector>? connect = null)
+        Func<MigrationAddress, IConnector>? connect = null, bool whileItWorks = false)
     {
         var address = new MigrationAddress.Unix(Path.Combine(Folder, "migration.sock"));
         using SocketAcceptor listener = SocketAcceptor.Listen(address);
@@ -134,9 +136,13 @@ internal sealed class MachineRig : IDisposable
         var receiver = new Thread(() => received = new MigrationDestination(
             destination, acceptor, new DestinationOptions(), new SilentObserver(), TimeProvider.System).Run(giveUp.Token));
         receiver.Start();
+        using var gate = new ManualResetEventSlim();
+        options ??= new MigrationOptions { Verify = true };
+        if (whileItWorks)
+            options = options with { SwitchoverGate = gate };
         MigrationOutcome sent = new MigrationSource(
-            source, connect?.Invoke(address) ?? new SocketConnector(address, TimeSpan.FromSeconds(5)), options ?? new MigrationOptions { Verify = true },
-            new CancellingObserver(cancelAt, cancel, onPhase), TimeProvider.System).Run(cancel.Token);
+            source, connect?.Invoke(address) ?? new SocketConnector(address, TimeSpan.FromSeconds(5)), options,
+            new CancellingObserver(cancelAt, cancel, onPhase) { Gate = gate }, TimeProvider.System).Run(cancel.Token);
         receiver.Join();
         return (sent, received!);
     }
@@ -193,8 +199,14 @@ internal sealed class MachineRig : IDisposable
     private sealed class CancellingObserver(
         MigrationPhase? phase, CancellationTokenSource cancel, Action<MigrationPhase>? onPhase) : IMigrationObserver
     {
+        private int _waits;
+
+        public ManualResetEventSlim? Gate { get; init; }
+
         public void OnEvent(MigrationEvent migrationEvent)
         {
+            if (migrationEvent is MigrationEvent.WaitingForSwitchover && ++_waits == 2)
+                Gate?.Set();
             if (migrationEvent is not MigrationEvent.PhaseBegan began)
                 return;
             if (began.Phase == phase)

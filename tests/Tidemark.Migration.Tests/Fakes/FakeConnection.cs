@@ -131,11 +131,19 @@ public sealed class FakeConnection(string peer, FakePipe incoming, FakePipe outg
 
     public FakePipe Outgoing => outgoing;
 
+    /// <summary>Called with the pages that are about to be read for the wire.</summary>
+    public Action<PageRun>? OnSendPages { get; set; }
+
     public void Send(ReadOnlySpan<byte> bytes) => outgoing.Send(bytes, IdleTimeout);
 
     public int Receive(Span<byte> buffer) => incoming.Receive(buffer, IdleTimeout);
 
-    public void SendPages(GuestMemory memory, ReadOnlySpan<PageRun> runs) => PageByPage.Send(this, memory, runs);
+    public void SendPages(GuestMemory memory, ReadOnlySpan<PageRun> runs)
+    {
+        foreach (PageRun run in runs)
+            OnSendPages?.Invoke(run);
+        PageByPage.Send(this, memory, runs);
+    }
 
     public void ReceivePages(GuestMemory memory, ReadOnlySpan<PageRun> runs) => PageByPage.Receive(this, memory, runs);
 
@@ -163,6 +171,9 @@ public sealed class FakeNetwork : IConnector, IAcceptor
 
     public string Address => "fake:0";
 
+    /// <summary>For connections made from now on; on a channel's thread.</summary>
+    public Action<PageRun>? OnSendPages { get; set; }
+
     public ConcurrentBag<(int Connection, FakeConnection Source, FakeConnection Destination)> Made { get; } = [];
 
     public void Plan(int connection, bool toDestination, WireFault fault) => _faults[(connection, toDestination)] = fault;
@@ -181,7 +192,7 @@ public sealed class FakeNetwork : IConnector, IAcceptor
 
         there = new FakePipe(_faults.GetValueOrDefault((number, true)) ?? new WireFault(), Cut);
         back = new FakePipe(_faults.GetValueOrDefault((number, false)) ?? new WireFault(), Cut);
-        var source = new FakeConnection("fake:destination", back, there);
+        var source = new FakeConnection("fake:destination", back, there) { OnSendPages = OnSendPages };
         var destination = new FakeConnection("fake:source", there, back);
         Made.Add((number, source, destination));
         _waiting.Add(destination, cancellation);

@@ -95,8 +95,9 @@ public sealed class MachineMigrationTests : IDisposable
         MoveAndCheck(description, (source, _) => Assert.True(source.ReportsUnchangedPages), outcome =>
         {
             PassReport pass = outcome.Report.Passes[1];
-            Assert.True(pass.UnchangedPages > pass.DirtyPages / 4, $"{pass}");
-            Assert.Equal(pass.DirtyPages, pass.SentPages + pass.ZeroPages + pass.UnchangedPages);
+            // A harvest during the pass makes everything dirty again, so what was not looked at by then is left out.
+            Assert.True(pass.UnchangedPages > (pass.DirtyPages - pass.SkippedPages) / 4, $"{pass}");
+            Assert.Equal(pass.DirtyPages, pass.SentPages + pass.ZeroPages + pass.UnchangedPages + pass.SkippedPages);
         });
     }
 

@@ -137,7 +137,8 @@ internal sealed class MachineRig : IDisposable
             destination, acceptor, new DestinationOptions(), new SilentObserver(), TimeProvider.System).Run(giveUp.Token));
         receiver.Start();
         using var gate = new ManualResetEventSlim();
-        options ??= new MigrationOptions { Verify = true };
+        // A slow host must not make a machine that moves one that does not converge.
+        options ??= new MigrationOptions { Verify = true, DowntimeLimit = TimeSpan.FromSeconds(3) };
         if (whileItWorks)
             options = options with { SwitchoverGate = gate };
         MigrationOutcome sent = new MigrationSource(

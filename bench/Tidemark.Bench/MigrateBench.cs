@@ -37,7 +37,7 @@ internal static class MigrateBench
 
         if (!File.Exists(MigrationRun.Program))
         {
-            Console.Error.WriteLine($"bench migrate: {MigrationRun.Program} is missing; build src/Tidemark.Cli in the same configuration first.");
+            Console.Error.WriteLine($"bench migrate: {MigrationRun.Program} is missing; build src/Tidemark.Cli -c Release first.");
             return 1;
         }
 

@@ -15,9 +15,9 @@ internal static class MigrationRun
     /// <summary>What the layout takes at least: working set, heartbeat.</summary>
     private const ulong NotFilled = 4 * MiB;
 
-    /// <summary>The command line program, built into the same output folder and configuration as this one.</summary>
+    /// <summary>The command line program as users run it: what ./tidemark starts.</summary>
     internal static string Program { get; } = Path.GetFullPath(
-        Path.Combine(AppContext.BaseDirectory, "..", "..", "Tidemark.Cli", Path.GetFileName(AppContext.BaseDirectory.TrimEnd('/')), "tidemark.dll"));
+        Path.Combine(AppContext.BaseDirectory, "..", "..", "..", "tidemark", "tidemark.dll"));
 
     internal static Transfer Measure(ulong memoryBytes, int channels)
     {

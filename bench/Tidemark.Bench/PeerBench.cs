@@ -34,7 +34,7 @@ internal static class PeerBench
 
         if (!File.Exists(MigrationRun.Program))
         {
-            Console.Error.WriteLine($"bench peer: {MigrationRun.Program} is missing; build src/Tidemark.Cli in the same configuration first.");
+            Console.Error.WriteLine($"bench peer: {MigrationRun.Program} is missing; build src/Tidemark.Cli -c Release first.");
             return 1;
         }
 

@@ -21,7 +21,7 @@ lab_program() { # builds tidemark for the guest: compiled ahead of time, because
 lab_publish() { # PROJECT FOLDER
     dotnet publish "$1" -c Release -r linux-x64 --self-contained false -p:PublishReadyToRun=true -p:RunAnalyzers=false \
         -p:EnforceCodeStyleInBuild=false -p:TidemarkLockFolder="$root/artifacts/lab/locks" -p:DebugType=none \
-        -p:GenerateDocumentationFile=false -v quiet --artifacts-path "$root/artifacts/lab/build" -o "$2"
+        -p:GenerateDocumentationFile=false -p:CompilesAhead=false -v quiet --artifacts-path "$root/artifacts/lab/build" -o "$2"
 }
 
 lab_folder() { # NAME: an empty folder for a run's results, with the program

@@ -41,6 +41,7 @@ public sealed partial class GuestMachine : ISourceMachine, IDestinationMachine, 
     private readonly GuestMemoryFile _memoryFile;
     private readonly DiskLocks _disks;
     private readonly GuestWorkload _workload;
+    private bool _memoryIsNew;
     private bool _disposed;
 
     private GuestMachine(
@@ -63,6 +64,7 @@ public sealed partial class GuestMachine : ISourceMachine, IDestinationMachine, 
             _memoryFile = Own(inheritance is null
                 ? GuestMemoryFile.Create(kernel, _layout, description.Prefault)
                 : GuestMemoryFile.Adopt(inheritance.MemoryFile, _layout));
+            _memoryIsNew = inheritance is null;
             _disks = Own(new DiskLocks(description.SoftHost));
             if (manifest is null)
                 AssignDevices();
@@ -138,6 +140,12 @@ public sealed partial class GuestMachine : ISourceMachine, IDestinationMachine, 
     /// </summary>
     public PageBitmap FindTouchedPages()
     {
+        if (_description.Prefault)
+        {
+            TouchedPagesDoubt = null;
+            return Memory.AllPages();
+        }
+
         PageBitmap touched = _memoryFile.FindTouched(out string? reason);
         TouchedPagesDoubt = reason;
         return touched;
@@ -176,6 +184,7 @@ public sealed partial class GuestMachine : ISourceMachine, IDestinationMachine, 
     /// <summary>Fills memory, sets the devices up and runs.</summary>
     public void StartFresh(CancellationToken cancellation)
     {
+        _memoryIsNew = false;
         MemoryFill.Fill(Memory, _layout.FillBytes, _description.Workload.Seed, cancellation);
         _workload.StartFresh();
     }
@@ -204,23 +213,44 @@ public sealed partial class GuestMachine : ISourceMachine, IDestinationMachine, 
     /// <inheritdoc/>
     public void StopTracking(bool staysHere)
     {
+        // Of a machine that leaves, what is tracked is given back soon, and tracking ends with it (33 ms/GiB for the end
+        // of write protection alone).
+        if (!staysHere)
+            return;
         try
         {
             DirtyTracker.Stop();
         }
         finally
         {
-            if (staysHere)
-                SetHugePages(allowed: true);
+            SetHugePages(allowed: true);
         }
     }
 
     /// <inheritdoc/>
-    public void Populate(PageRun pages)
+    public MemoryBeforeFilling BeginFilling()
+    {
+        PageBitmap touched = FindTouchedPages();
+        PageBitmap? absent = null;
+        if (!_description.Prefault)
+        {
+            absent = Memory.AllPages();
+            absent.AndNot(touched);
+        }
+
+        // New memory reads as zeros, also where it has pages already: nothing of this machine has run.
+        if (_memoryIsNew)
+            touched = new PageBitmap(touched.PageCount);
+        _memoryIsNew = false;
+        return new MemoryBeforeFilling(touched, absent);
+    }
+
+    /// <inheritdoc/>
+    public bool TryPut(PageRun pages, ReadOnlySpan<byte> content)
     {
         MemorySlot slot = Memory.Cut(new GuestPhysicalAddress(pages.FirstPage << GuestPage.Shift), pages.Count << GuestPage.Shift);
-        // A refusal costs time only: the pages get their memory when they are written.
-        _kernel.Madvise(slot.Host.Value, slot.ByteLength, MemoryAdvice.PopulateWrite);
+        SyscallResult written = _kernel.Pwrite(_memoryFile.File.Number, content, slot.FileOffset);
+        return written.Succeeded && written.Value == content.Length;
     }
 
     /// <inheritdoc/>
@@ -270,6 +300,7 @@ public sealed partial class GuestMachine : ISourceMachine, IDestinationMachine, 
 
     public void Start()
     {
+        _memoryIsNew = false;
         try
         {
             foreach (IMigratable part in Parts)

@@ -316,7 +316,7 @@ internal sealed partial class DestinationRun : IDisposable
 
     private void AcceptChannels(int count)
     {
-        _memory ??= new DestinationMemory(_machine.Memory, _machine.FindTouchedPages(), _machine.Populate);
+        _memory ??= new DestinationMemory(_machine);
         _parts = new DestinationParts(_machine.Parts, Link, _time);
         _fence = new PassFence(count, (uint)_passes);
         using var limit = CancellationTokenSource.CreateLinkedTokenSource(_cancel);

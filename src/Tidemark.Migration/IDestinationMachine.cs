@@ -17,12 +17,17 @@ public interface IDestinationMachine
     /// </summary>
     IReadOnlyList<string> FindObstacles(ReadOnlyMemory<byte> sourceDescription);
 
-    /// <summary>Pages that may hold something else than zeros, before anything has arrived.</summary>
-    PageBitmap FindTouchedPages();
+    /// <summary>What the memory is like now; from here on the engine fills it.</summary>
+    MemoryBeforeFilling BeginFilling();
 
-    /// <summary>Gives pages memory of their own, ahead of their contents. Only speed depends on it; it does not
-    /// throw.</summary>
-    void Populate(PageRun pages);
+    /// <summary>
+    /// Gives pages memory that has these contents from the start. For pages without memory this is cheaper than writing
+    /// to them, which zeroes each one first and takes a fault for it. Only speed depends on it: after false the pages are
+    /// as they were, or partly filled, and the engine writes them itself. Any thread.
+    /// </summary>
+    /// <param name="pages">Lie in one slot.</param>
+    /// <param name="content">As long as the pages.</param>
+    bool TryPut(PageRun pages, ReadOnlySpan<byte> content);
 
     /// <summary>
     /// Takes the disks over. Called after Commit has arrived; waits a bounded time for the source to let go.
@@ -32,3 +37,8 @@ public interface IDestinationMachine
     /// <summary>Runs: devices first, then the workload. Called once, after Commit.</summary>
     void Start();
 }
+
+/// <summary>What a machine's memory is like before it is filled. The bitmaps are the receiver's own.</summary>
+/// <param name="Touched">Pages that may hold something else than zeros.</param>
+/// <param name="Absent">Pages that have no memory of their own yet; null: all have.</param>
+public readonly record struct MemoryBeforeFilling(PageBitmap Touched, PageBitmap? Absent);

@@ -30,7 +30,7 @@ public interface ISourceMachine
 
     /// <summary>Stops <see cref="DirtyTracker"/>. Idempotent.</summary>
     /// <param name="staysHere">The machine runs on here: what <see cref="StartTracking"/> changed is changed
-    /// back.</param>
+    /// back. Otherwise tracking may also end with what is tracked.</param>
     /// <exception cref="Exception">A source failed; tracking is off all the same.</exception>
     void StopTracking(bool staysHere);
 

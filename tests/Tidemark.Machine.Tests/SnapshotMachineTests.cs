@@ -6,6 +6,7 @@ using Tidemark.Machine.Description;
 using Tidemark.Machine.Handover;
 using Tidemark.Machine.Snapshot;
 using Tidemark.Memory;
+using Tidemark.Migration;
 using Tidemark.Migration.Snapshot;
 
 namespace Tidemark.Machine.Tests;
@@ -74,7 +75,7 @@ public sealed class SnapshotMachineTests
         using SnapshotFile file = copy.OpenSnapshotFile(path, DirectIO.Auto);
         var still = new StillMachine(copy);
         SnapshotOutcome restored = new SnapshotRestore(
-            still, file, new SnapshotRestoreOptions { FindTouchedPages = copy.FindTouchedPages }, new Silent(), TimeProvider.System)
+            still, file, new SnapshotRestoreOptions { FindTouchedPages = () => copy.BeginFilling().Touched }, new Silent(), TimeProvider.System)
             .Run(CancellationToken.None);
         Assert.True(restored.Result == SnapshotResult.Completed, restored.Cause);
         foreach (MemorySlot slot in machine.Memory.Slots)
@@ -291,9 +292,9 @@ public sealed class SnapshotMachineTests
 
         public IReadOnlyList<string> FindObstacles(ReadOnlyMemory<byte> sourceDescription) => machine.FindObstacles(sourceDescription);
 
-        public PageBitmap FindTouchedPages() => machine.FindTouchedPages();
+        public MemoryBeforeFilling BeginFilling() => machine.BeginFilling();
 
-        public void Populate(PageRun pages) => machine.Populate(pages);
+        public bool TryPut(PageRun pages, ReadOnlySpan<byte> content) => machine.TryPut(pages, content);
 
         public void AcquireDisks() => machine.AcquireDisks();
 

@@ -3,6 +3,7 @@ using Tidemark.Kernel;
 using Tidemark.Kernel.Linux;
 using Tidemark.Machine.Description;
 using Tidemark.Memory;
+using Tidemark.Migration;
 
 namespace Tidemark.Machine.Tests;
 
@@ -158,5 +159,31 @@ public sealed class TouchedPagesTests : IDisposable
         Assert.Null(reason);
         Assert.Equal((ulong)written.Count, touched.CountSet());
         Assert.All(written, page => Assert.True(touched[page]));
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void New_memory_reads_as_zeros_wherever_it_lies_until_it_is_filled_or_runs(bool prefault)
+    {
+        using var rig = new MachineRig();
+        GuestMachine machine = rig.Assemble(rig.Describe() with { Prefault = prefault });
+        MemoryBeforeFilling fresh = machine.BeginFilling();
+        Assert.Equal(0UL, fresh.Touched.CountSet());
+        Assert.Equal(prefault, fresh.Absent is null);
+        // Filled by a first migration that failed, say.
+        Assert.True(machine.TryPut(new PageRun(3, 2), new byte[2 * GuestPage.Size].Select(_ => (byte)7).ToArray()));
+        Assert.Equal(7, machine.Memory.PagesSpan(3, 2)[GuestPage.Size]);
+        MemoryBeforeFilling again = machine.BeginFilling();
+        Assert.True(again.Touched[3] && again.Touched[4]);
+        Assert.False(again.Absent?[3] ?? false);
+    }
+
+    [Fact]
+    public void A_machine_that_has_run_has_memory_that_was_touched()
+    {
+        using var rig = new MachineRig();
+        GuestMachine machine = rig.AssembleRunning(rig.Describe());
+        Assert.NotEqual(0UL, machine.BeginFilling().Touched.CountSet());
     }
 }

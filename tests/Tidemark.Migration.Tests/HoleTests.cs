@@ -51,4 +51,33 @@ public sealed class HoleTests
         Assert.Equal(MigrationResult.Completed, world.Run().Result);
         Assert.True(world.MemoryEqual());
     }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Contents_of_pages_without_memory_are_put_there_and_written_when_that_fails(bool puts)
+    {
+        using var world = new World();
+        world.Source.Fill(8, 24, seed: 5);
+        world.Destination.Absent = world.Destination.Memory.AllPages();
+        world.Destination.Touched = new PageBitmap(world.Destination.Memory.SpanPages);
+        world.Destination.Puts = puts;
+        Assert.Equal(MigrationResult.Completed, world.Run().Result);
+        Assert.True(world.MemoryEqual());
+        Assert.NotEmpty(world.Destination.Put);
+    }
+
+    [Fact]
+    public void A_page_is_put_once_and_then_received_straight()
+    {
+        using var world = new World();
+        world.Destination.Absent = world.Destination.Memory.AllPages();
+        Assert.Equal(MigrationResult.Completed, world.Run().Result);
+        var seen = new HashSet<ulong>();
+        foreach (PageRun run in world.Destination.Put)
+        {
+            for (ulong page = run.FirstPage; page < run.FirstPage + run.Count; page++)
+                Assert.True(seen.Add(page), $"Page {page} was put twice.");
+        }
+    }
 }

@@ -30,7 +30,7 @@ internal sealed partial class MachineProcess
         {
             outcome = new SnapshotRestore(
                 new RestoredMachine(_machine), file,
-                new SnapshotRestoreOptions { FindTouchedPages = _machine.FindTouchedPages },
+                new SnapshotRestoreOptions { FindTouchedPages = () => _machine.BeginFilling().Touched },
                 new SnapshotObserver(this, snapshotEvent => SnapshotTable.Show(_terminal, SnapshotJson.Event(snapshotEvent))),
                 TimeProvider.System).Run(cancel.Token);
         }

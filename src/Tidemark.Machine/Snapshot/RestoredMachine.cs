@@ -13,9 +13,9 @@ public sealed class RestoredMachine(GuestMachine machine) : IDestinationMachine
     public IReadOnlyList<string> FindObstacles(ReadOnlyMemory<byte> sourceDescription) =>
         machine.FindObstacles(sourceDescription, "in the snapshot");
 
-    public PageBitmap FindTouchedPages() => machine.FindTouchedPages();
+    public MemoryBeforeFilling BeginFilling() => machine.BeginFilling();
 
-    public void Populate(PageRun pages) => machine.Populate(pages);
+    public bool TryPut(PageRun pages, ReadOnlySpan<byte> content) => machine.TryPut(pages, content);
 
     public void AcquireDisks() => machine.AcquireDisks();
 

@@ -14,7 +14,8 @@ namespace Tidemark.Migration;
 /// PartState, PartEnd: to the part, whatever the pass
 ///    anything else, a wrong checksum, an end of the connection --> link.Fail, thread ends
 /// </code>
-/// Pages are received straight into guest memory and hashed there. A wrong hash is mostly a guest that wrote while the
+/// Pages are received straight into guest memory and hashed there, unless they have no memory yet: then through a buffer
+/// (<see cref="DestinationMemory"/>). A wrong hash is mostly a guest that wrote while the
 /// page was read, and such a page comes again by itself; it is asked for all the same, so that damage on the way is
 /// mended too, and told when the machine stands still.
 /// </remarks>
@@ -139,46 +140,62 @@ internal sealed class DestinationChannel : IDisposable
         int fullBytes = pages * GuestPage.Size;
         if (pages > FrameLimits.ContentPages || (packed ? contentBytes >= fullBytes || contentBytes <= 0 : contentBytes != fullBytes))
             throw new MigrationStreamException(nameof(FrameType.Pages), offset, $"{pages} pages do not have {contentBytes} bytes");
-        _memory.Prepare(runs);
-        if (packed)
-            TakePacked(contentBytes, fullBytes, runs, offset);
+        ulong hash;
+        if (packed || _memory.ArePut(runs))
+        {
+            ReadOnlySpan<byte> content = packed ? Unpack(contentBytes, fullBytes, offset) : ReadContent(fullBytes);
+            hash = PageHash.Combine(_hashes.AsSpan(0, Hash(content, 0)));
+            _memory.Put(runs, content);
+        }
         else
+        {
+            _memory.Expect(runs);
             _reader.ReadPages(_memory.Guest, runs, fullBytes);
-        if (Hash(runs, pages) != header.PayloadHash)
+            hash = Hash(runs);
+        }
+
+        if (hash != header.PayloadHash)
             AskAgain(runs);
         _totals = _totals with { Frames = _totals.Frames + 1, SentPages = _totals.SentPages + (ulong)pages };
     }
 
-    private void TakePacked(int packedBytes, int fullBytes, ReadOnlySpan<PageRun> runs, ulong offset)
+    private Span<byte> Content(int byteLength) =>
+        (_content ??= GC.AllocateUninitializedArray<byte>(FrameLimits.ContentPages * GuestPage.Size)).AsSpan(0, byteLength);
+
+    private ReadOnlySpan<byte> ReadContent(int byteLength)
+    {
+        Span<byte> content = Content(byteLength);
+        _reader.ReadRaw(content, FrameType.Pages);
+        return content;
+    }
+
+    private ReadOnlySpan<byte> Unpack(int packedBytes, int fullBytes, ulong offset)
     {
         if (_decompressor is null)
             throw new MigrationStreamException(nameof(FrameType.Pages), offset, "it is compressed, which was not agreed on");
         _packed ??= GC.AllocateUninitializedArray<byte>(FrameLimits.ContentPages * GuestPage.Size);
-        _content ??= GC.AllocateUninitializedArray<byte>(FrameLimits.ContentPages * GuestPage.Size);
         Span<byte> packed = _packed.AsSpan(0, packedBytes);
         _reader.ReadRaw(packed, FrameType.Pages);
-        ReadOnlySpan<byte> content = _content.AsSpan(0, fullBytes);
-        if (!_decompressor.TryDecompress(packed, _content.AsSpan(0, fullBytes)))
+        Span<byte> content = Content(fullBytes);
+        if (!_decompressor.TryDecompress(packed, content))
             throw new MigrationStreamException(nameof(FrameType.Pages), offset, "its contents can not be decompressed");
-        foreach (PageRun run in runs)
-        {
-            int length = (int)run.Count * GuestPage.Size;
-            content[..length].CopyTo(_memory.Guest.PagesSpan(run.FirstPage, (int)run.Count));
-            content = content[length..];
-        }
+        return content;
     }
 
-    private ulong Hash(ReadOnlySpan<PageRun> runs, int pages)
+    private ulong Hash(ReadOnlySpan<PageRun> runs)
     {
-        int index = 0;
+        int pages = 0;
         foreach (PageRun run in runs)
-        {
-            ReadOnlySpan<byte> content = _memory.Guest.PagesSpan(run.FirstPage, (int)run.Count);
-            for (int at = 0; at < content.Length; at += GuestPage.Size)
-                _hashes[index++] = PageHash.Compute(content.Slice(at, GuestPage.Size));
-        }
-
+            pages = Hash(_memory.Guest.PagesSpan(run.FirstPage, (int)run.Count), pages);
         return PageHash.Combine(_hashes.AsSpan(0, pages));
+    }
+
+    /// <summary>Notes the hash of each page; returns how many are noted then.</summary>
+    private int Hash(ReadOnlySpan<byte> content, int noted)
+    {
+        for (int at = 0; at < content.Length; at += GuestPage.Size)
+            _hashes[noted++] = PageHash.Compute(content.Slice(at, GuestPage.Size));
+        return noted;
     }
 
     private void AskAgain(ReadOnlySpan<PageRun> runs)

@@ -240,14 +240,23 @@ public sealed class FakeDestinationMachine : IDestinationMachine, IDisposable
     /// <summary>Null: all of it.</summary>
     public PageBitmap? Touched { get; set; }
 
-    public List<PageRun> Populated { get; } = [];
+    /// <summary>Null: none.</summary>
+    public PageBitmap? Absent { get; set; }
 
-    public PageBitmap FindTouchedPages() => Touched ?? Memory.AllPages();
+    /// <summary>Whether pages can be given contents ahead of their memory.</summary>
+    public bool Puts { get; set; } = true;
 
-    public void Populate(PageRun pages)
+    public List<PageRun> Put { get; } = [];
+
+    public MemoryBeforeFilling BeginFilling() => new(Touched ?? Memory.AllPages(), Absent);
+
+    public bool TryPut(PageRun pages, ReadOnlySpan<byte> content)
     {
-        lock (Populated)
-            Populated.Add(pages);
+        lock (Put)
+            Put.Add(pages);
+        if (Puts)
+            content.CopyTo(Memory.PagesSpan(pages.FirstPage, (int)pages.Count));
+        return Puts;
     }
 
     public void AcquireDisks() => Note(nameof(AcquireDisks));

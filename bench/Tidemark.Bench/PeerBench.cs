@@ -58,7 +58,7 @@ internal static class PeerBench
     }
 
     /// <summary>The script that knows where it is, and fetches it the first time.</summary>
-    private static string? FindQemu()
+    internal static string? FindQemu()
     {
         string script = Path.GetFullPath(Path.Combine(AppContext.BaseDirectory, "..", "..", "..", "..", "bench", "peer", "qemu"));
         using Process process = Process.Start(new ProcessStartInfo(script) { RedirectStandardOutput = true })
@@ -161,5 +161,5 @@ internal static class PeerBench
         $"{move.Seconds * 1000:0} ms (pass {move.PassSeconds * 1000:0}) {move.BytesPerSecond / 1e9:0.00} GB/s {move.CpuSecondsPerGigabyte:0.00} CPU s/GB pause {move.PauseMilliseconds:0.0} ms");
 
     /// <summary>Load averages: what else runs on the machine is part of the result.</summary>
-    private static string Load() => string.Join(' ', File.ReadAllText("/proc/loadavg").Split(' ')[..3]);
+    internal static string Load() => string.Join(' ', File.ReadAllText("/proc/loadavg").Split(' ')[..3]);
 }

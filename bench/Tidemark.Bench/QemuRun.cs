@@ -44,8 +44,8 @@ internal sealed class QemuRun : IDisposable
     {
         try
         {
-            using Instance destination = Start("destination", _destination, _row.DestinationTouched, "-incoming", "defer");
-            using Instance source = Start("source", _source, _row.SourceTouched);
+            using QemuProcess destination = Start("destination", _destination, _row.DestinationTouched, "-incoming", "defer");
+            using QemuProcess source = Start("source", _source, _row.SourceTouched);
             string uri = _row.Unix ? $"unix:{_folder}/migration" : "tcp:127.0.0.1:0";
             Prepare(source.Qmp);
             Prepare(destination.Qmp);
@@ -86,20 +86,17 @@ internal sealed class QemuRun : IDisposable
         File.Delete(_destination);
     }
 
-    private Instance Start(string name, string memory, bool touched, params string[] more)
+    private QemuProcess Start(string name, string memory, bool touched, params string[] more)
     {
         string size = string.Create(CultureInfo.InvariantCulture, $"{_memoryBytes >> 20}M");
-        var start = new ProcessStartInfo(_program) { RedirectStandardOutput = true, UseShellExecute = false };
         string[] arguments =
         [
             "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-S", "-m", size,
             "-machine", "q35,memory-backend=ram",
             "-object", $"memory-backend-file,id=ram,size={size},mem-path={memory},share=on,prealloc={(touched ? "on" : "off")}",
-            "-qmp", $"unix:{_folder}/{name},server=on,wait=off",
             .. more,
         ];
-        Array.ForEach(arguments, start.ArgumentList.Add);
-        return new Instance(start, $"{_folder}/{name}");
+        return new QemuProcess(_program, $"{_folder}/{name}", arguments);
     }
 
     private void Prepare(QmpClient qmp)
@@ -116,28 +113,5 @@ internal sealed class QemuRun : IDisposable
         qmp.Execute("migrate-set-parameters", parameters);
     }
 
-    private static JsonObject Capability(string name) => new JsonObject { ["capability"] = name, ["state"] = true };
-
-    private sealed class Instance : IDisposable
-    {
-        private readonly Process _process;
-
-        internal Instance(ProcessStartInfo start, string socket)
-        {
-            _process = Process.Start(start) ?? throw new InvalidOperationException("QEMU was not started.");
-            Qmp = new QmpClient(socket, () => !_process.HasExited);
-        }
-
-        internal QmpClient Qmp { get; }
-
-        internal double CpuSeconds => ChildProgram.CpuSecondsOf(_process.Id) ?? 0;
-
-        public void Dispose()
-        {
-            Qmp.Dispose();
-            _process.Kill();
-            _process.WaitForExit();
-            _process.Dispose();
-        }
-    }
+    internal static JsonObject Capability(string name) => new JsonObject { ["capability"] = name, ["state"] = true };
 }

@@ -79,6 +79,7 @@ lab_dispatch() { # NAME
             done
             return $worst ;;
         demo) lab_demo ;;
+        two-guests) lab_two_guests ;;
         machines) lab_machines ;;
         tests) lab_tests ;;
         record) lab_record ;;

@@ -9,6 +9,9 @@
 
 profiles='none mock virtio vtd vtd-sm vtd-fs vtd-dirty amd amd-dirty mtty legacy'
 
+# More of QEMU's options for the next guest; a run with several guests sets it.
+network=()
+
 mtty_uuids='83b8f4f2-509f-382f-3c1e-e6bfe0fa1001 83b8f4f2-509f-382f-3c1e-e6bfe0fa1002'
 
 guest_describe() { # PROFILE: sets qemu, machine, iommu (array), append, nvmes, mdevs
@@ -109,7 +112,7 @@ guest_run() { # PROFILE FOLDER: boots, runs FOLDER/run.sh; its exit code, or 98 
         -cpu "${CPU:-max}" -smp "${CPUS:-2}" -m "${MEMORY:-3G}" \
         -nodefaults -no-user-config -display none -serial stdio -no-reboot \
         -kernel "$(kernel_image)" -initrd "$cache/guest.cpio.gz" -append "console=ttyS0 quiet loglevel=3 panic=-1 initcall_blacklist=nvme_init $append ${APPEND:-}" \
-        "${iommu[@]}" "${devices[@]}" \
+        "${iommu[@]}" "${devices[@]}" "${network[@]}" \
         -fsdev "local,id=host,path=$folder,security_model=none,multidevs=remap" -device virtio-9p-pci,fsdev=host,mount_tag=host \
         -fsdev "local,id=dotnet,path=$dotnet_root,security_model=none,multidevs=remap,readonly=on" \
         -device virtio-9p-pci,fsdev=dotnet,mount_tag=dotnet </dev/null

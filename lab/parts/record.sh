@@ -17,11 +17,30 @@ SCRIPT
         [ "$code" = 0 ] || { say "profile $profile_name: some cases failed and were not recorded; see $folder/linux.json"; status=1; }
         [ -n "$filter" ] || rm -rf "${into:?}/$profile_name"
         mkdir -p "$into/$profile_name"
+        [ -z "$filter" ] || lab_keep_the_others "$into/$profile_name" "$folder/recordings/$profile_name"
         cp "$folder/recordings/$profile_name/"*.txt "$into/$profile_name/" || status=1
     done
     lab_thin "$into"
     "$root/tidemark" replay "$into" || status=1
     return $status
+}
+
+# With a filter only some cases of an area were recorded: those of the area that were there before go behind them.
+lab_keep_the_others() { # OLD-FOLDER NEW-FOLDER
+    local new old
+    for new in "$2"/*.txt; do
+        old=$1/$(basename "$new")
+        [ -e "$old" ] || continue
+        awk '
+            FNR == NR { if ($1 == "case" || $1 == "skipped") known[$2] = 1; next }
+            !taken && $1 == "skipped" && !($2 in known) { print }
+            $1 == "case" { taken = !($2 in known) }
+            taken { print }
+            $1 == "end" { taken = 0 }
+        ' "$new" "$old" >"$new.old"
+        cat "$new.old" >>"$new"
+        rm "$new.old"
+    done
 }
 
 # A case is kept once, from the first of these hosts that answered it: what several say alike is not read several times.

@@ -9,7 +9,7 @@ namespace Tidemark.Conformance.Tests;
 public sealed class ConformanceTests : IDisposable
 {
     /// <summary>What the soft kernel passes; raise it with every case.</summary>
-    private const int PassedCases = 3592;
+    private const int PassedCases = 3593;
 
     private readonly SoftRig _rig = new();
 

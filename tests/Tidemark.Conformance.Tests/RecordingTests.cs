@@ -8,7 +8,7 @@ namespace Tidemark.Conformance.Tests;
 public sealed class RecordingTests
 {
     private static readonly string[] s_areas =
-        ["ioas-map", "ioas-copy", "hwpt", "options", "vfio-feature", "vfio-irq", "migration-stream", "mtty"];
+        ["ioas-map", "ioas-copy", "hwpt", "options", "vfio-feature", "vfio-irq", "migration-stream", "mtty", "context"];
 
     [Fact]
     public void What_was_recorded_is_answered_equally_and_nothing_stays_open()

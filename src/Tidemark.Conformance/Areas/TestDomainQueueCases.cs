@@ -231,6 +231,7 @@ internal static class TestDomainQueueCases
             (_, _, uint viommu) = MakeQueues(run);
             run.Answers(TryQueue(run, viommu, 0, out uint first), Errno.Success, "making the first");
             run.Answers(TryQueue(run, viommu, 1, out uint second), Errno.Success, "making the second");
+            run.Equal(first + 2, second, "the second one's id, behind that of the first one's access");
             run.Answers(run.Destroy(first), Errno.EBUSY, "destroying the first");
             run.Answers(run.Destroy(viommu), Errno.EBUSY, "destroying the virtual IOMMU");
             run.Answers(run.Destroy(second), Errno.Success, "destroying the second");

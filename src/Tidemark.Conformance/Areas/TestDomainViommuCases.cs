@@ -70,6 +70,15 @@ internal static class TestDomainViommuCases
             run.Equal(2 * Page, length, "the length of the page");
             run.Equal(0UL, offset % Page, "the offset in a page");
         });
+        table.Add("data-of-two", "pages lie behind each other, and none at offset 0", run =>
+        {
+            (TestDevice device, uint parent, _, ulong first, _) = MakeWithPageAbove(run);
+            IommuViommuAlloc call = IommuViommuAlloc.Create(device.DeviceId, TestRig.Viommu, parent);
+            WriteData(run, ref call);
+            run.Answers(ref call, Errno.Success);
+            run.Equal(Page, first, "the first one's offset");
+            run.Equal(3 * Page, run.Scratch.Words(3)[1], "the second one's");
+        });
         table.Add("parent-is-busy", "the parent is busy as long as the virtual IOMMU is there", run =>
         {
             (_, uint parent, uint viommu) = Make(run);
@@ -389,11 +398,17 @@ internal static class TestDomainViommuCases
 
     private static (TestDevice Device, uint Viommu, ulong Offset, ulong Length) MakeWithPage(CaseRun run)
     {
+        (TestDevice device, _, uint viommu, ulong offset, ulong length) = MakeWithPageAbove(run);
+        return (device, viommu, offset, length);
+    }
+
+    private static (TestDevice Device, uint Parent, uint Viommu, ulong Offset, ulong Length) MakeWithPageAbove(CaseRun run)
+    {
         (TestDevice device, uint parent) = MakeParent(run);
         IommuViommuAlloc call = IommuViommuAlloc.Create(device.DeviceId, TestRig.Viommu, parent);
         WriteData(run, ref call);
         run.Answers(ref call, Errno.Success);
-        return (device, call.OutViommuId, run.Scratch.Words(3)[1], run.Scratch.Words(3)[2]);
+        return (device, parent, call.OutViommuId, run.Scratch.Words(3)[1], run.Scratch.Words(3)[2]);
     }
 
     /// <summary>The test domain's data, at the start of the case's scratch memory.</summary>

@@ -84,10 +84,10 @@ internal sealed partial class IommufdContext
         return User.TryCopyOut(command.DataUptr, data[..(int)command.DataLen]) ? Errno.Success : Errno.EFAULT;
     }
 
-    /// <summary>The lowest that no other page lies at.</summary>
+    /// <summary>The lowest that no other page lies at. The first page stays free, so that 0 is no page's offset.</summary>
     private ulong FindPageOffset()
     {
-        ulong offset = 0;
+        ulong offset = GuestPage.Size;
         foreach (ulong taken in Objects.All.OfType<Viommu>().Where(other => other.Page is not null)
             .Select(other => other.PageOffset).Order())
         {
@@ -157,8 +157,10 @@ internal sealed partial class IommufdContext
         if (command.Type != Viommu.TestQueue)
             return Errno.EOPNOTSUPP;
         var access = new IoasAccess(this, owner: null, pinsPages: true, holdsContext: false);
-        Objects.Add(access);
         var queue = new HardwareQueue(viommu, access);
+        // ORDER: the queue has its id before its access, which takes one too, has another.
+        Objects.Add(queue);
+        Objects.Add(access);
         Errno errno = access.Attach(viommu.Parent.Ioas.Id);
         AccessPin? pin = null;
         // Whole pages, wherever in them the queue lies.
@@ -173,10 +175,10 @@ internal sealed partial class IommufdContext
         if (errno != Errno.Success)
         {
             access.Close();
+            Objects.Remove(queue);
             return errno;
         }
 
-        Objects.Add(queue);
         command.OutHwQueueId = queue.Id;
         return Errno.Success;
     }

@@ -152,6 +152,7 @@ internal sealed class RecordingReader(string text)
             "munmap" => ("ll", false, false, false),
             "madvise" => ("llu", false, false, false),
             "ftruncate" => ("il", false, false, false),
+            "lseek" => ("ilu", false, false, false),
             "eventfd" => ("uu", false, false, false),
             "poll" when call.Numbers.Count % 3 == 1 =>
                 (string.Concat("i", string.Concat(Enumerable.Repeat("iss", call.Numbers.Count / 3))), false, false, false),

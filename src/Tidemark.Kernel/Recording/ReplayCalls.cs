@@ -21,7 +21,8 @@ internal sealed class ReplayCalls(IKernel kernel, ReplayNames names)
     /// <summary>Recorded descriptors on which a read can wait for ever.</summary>
     private readonly HashSet<int> _counters = [];
 
-    private static readonly string[] Nodes = ["/dev/iommu", "/dev/null", "/dev/userfaultfd"];
+    /// <summary>Beside the nodes of VFIO. The last one is a file that is no memory file, and tells a process of itself only.</summary>
+    private static readonly string[] Nodes = ["/dev/iommu", "/dev/null", "/dev/userfaultfd", "/proc/self/maps"];
 
     /// <param name="kind">What the descriptor of the call was.</param>
     public ReplayAnswer Make(RecordedCall call, TracedKind kind) => call.Name switch
@@ -42,6 +43,7 @@ internal sealed class ReplayCalls(IKernel kernel, ReplayNames names)
         "eventfd" => Counter(call, kernel.Eventfd((uint)call.Numbers[0], (EventfdFlags)call.Numbers[1])),
         "memfd_create" => Descriptor(call, kernel.MemfdCreate(call.Text!, (MemfdFlags)call.Numbers[0])),
         "ftruncate" => Plain(call, kernel.Ftruncate(Fd(call), Unsigned(call.Numbers[1]))),
+        "lseek" => Plain(call, kernel.Lseek(Fd(call), Unsigned(call.Numbers[1]), (SeekWhence)call.Numbers[2])),
         "fsync" => Plain(call, kernel.Fsync(Fd(call))),
         "userfaultfd" => Counter(call, kernel.Userfaultfd((uint)call.Numbers[0])),
         _ => throw new FormatException($"There is no call {call.Name}."),
@@ -73,7 +75,7 @@ internal sealed class ReplayCalls(IKernel kernel, ReplayNames names)
         string path = names.Path(call.Text!);
         bool node = path.StartsWith("/dev/vfio/", StringComparison.Ordinal) || Nodes.Contains(path);
         if (!node || path.Contains("..", StringComparison.Ordinal))
-            throw new FormatException($"The recording opens {path}; only device nodes of iommufd and VFIO may be opened.");
+            throw new FormatException($"The recording opens {path}; only nodes of VFIO and {string.Join(", ", Nodes)} may be opened.");
         return Descriptor(call, kernel.Open(path, (OpenFlags)call.Numbers[0]));
     }
 

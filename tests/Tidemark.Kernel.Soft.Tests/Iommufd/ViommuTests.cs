@@ -55,8 +55,9 @@ public sealed class ViommuTests
         Assert.Equal(0, fixture.Kernel.CountOpen().PinnedPages);
     }
 
+    /// <summary>The first virtual IOMMU's page: no page lies at offset 0.</summary>
     private static SyscallResult Map(IommufdFixture fixture, MapFlags flags = MapFlags.Shared) =>
-        fixture.Kernel.Mmap(2 * Page, MemoryProtection.Read, flags, fixture.Fd.Number, 0);
+        fixture.Kernel.Mmap(2 * Page, MemoryProtection.Read, flags, fixture.Fd.Number, Page);
 
     private static (uint Viommu, uint Device, uint Ioas) Make(IommufdFixture fixture, bool withPage)
     {

@@ -110,6 +110,15 @@ public sealed class HandoverPartTests
         });
     }
 
+    [Fact]
+    public void A_device_that_failed_during_the_migration_is_not_handed_over()
+    {
+        _part.BeginSave();
+        _driver.Obstacle = "Its controller died.";
+        InvalidOperationException refusal = Assert.Throws<InvalidOperationException>(_part.EnterP2P);
+        Assert.Equal(_driver.Obstacle, refusal.Message);
+    }
+
     private sealed class FakeDriver(List<string> log) : IHandoverDriver
     {
         public string? Fails { get; set; }

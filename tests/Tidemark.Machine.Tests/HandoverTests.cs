@@ -65,6 +65,48 @@ public sealed class HandoverTests : IDisposable
     }
 
     [Fact]
+    public void A_driver_keeps_its_device_idle_while_its_page_table_changes_and_goes_on_after_it()
+    {
+        GuestMachine machine = _rig.AssembleRunning(DescribeAssisted(1));
+        NvmeWorkload workload = machine.Devices[0].Workload;
+        IHandoverDriver driver = machine.Devices[0].Assigned.Assisted!.Driver;
+        using (IDisposable? rest = driver.TryStandStill(TimeSpan.FromSeconds(20)))
+        {
+            Assert.NotNull(rest);
+            ulong reads = workload.Counters.Reads;
+            Thread.Sleep(100);
+            Assert.Equal(reads, workload.Counters.Reads);
+            // Somebody else's rest ends nothing.
+            driver.TryStandStill(TimeSpan.FromSeconds(20))!.Dispose();
+            Thread.Sleep(50);
+            Assert.Equal(reads, workload.Counters.Reads);
+        }
+
+        ulong before = workload.Counters.Reads;
+        MachineRig.Await(() => workload.Counters.Reads > before + 10, () => "reads");
+        MachineRig.AssertGoodData(machine);
+    }
+
+    [Fact]
+    public void A_reader_that_waits_for_what_its_caller_holds_costs_a_second_and_nothing_else()
+    {
+        using var gate = new ManualResetEventSlim();
+        using var busy = new ManualResetEventSlim();
+        using var thread = new Workload.PausableThread("stuck", () =>
+        {
+            busy.Set();
+            gate.Wait();
+            return TimeSpan.FromMilliseconds(1);
+        });
+        thread.Start();
+        busy.Wait();
+        Assert.False(thread.TryPause(TimeSpan.FromMilliseconds(50)));
+        gate.Set();
+        Thread.Sleep(20);
+        Assert.True(thread.IsRunning);
+    }
+
+    [Fact]
     public void Blocks_written_before_a_driver_assisted_move_are_read_back_after_it()
     {
         MachineDescription description = DescribeAssisted(1, (_, device, hardware) =>

@@ -208,6 +208,8 @@ public sealed class AssignmentTracking : IDisposable
     public void SetHugePages(IommufdContainer container, bool allowed)
     {
         ArgumentNullException.ThrowIfNull(container);
+        // ORDER: before the tracker is held. A device behind a virtual IOMMU may need it to come to rest.
+        using var rest = StandingStill.Of(_devices.Where(device => device.Container == container));
         RequireTracker().Change((pages, _) =>
         {
             IReadOnlyList<MappedArea> areas = container.Areas;
@@ -336,7 +338,7 @@ public sealed class AssignmentTracking : IDisposable
     private IDirtySource CreateSource(AssignedDevice device) => device.Tracker.Kind switch
     {
         TrackerKind.Iommu when _reattach && device.Container is IommufdContainer container =>
-            new ReattachingDirtySource(container, device.Attachment.Entry!, [device.Name], _buffer),
+            new ReattachingDirtySource(container, device.Attachment.Entry!, [device], _buffer),
         TrackerKind.Iommu => TableDirtySource.Of(device.Attachment.Entry!, _buffer, [device.Name]),
         TrackerKind.Type1 => TableDirtySource.Of(
             device.Attachment.Type1!, (LegacyContainer)device.Container, _buffer, [device.Name]),

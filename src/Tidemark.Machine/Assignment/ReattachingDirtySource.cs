@@ -18,6 +18,7 @@ public sealed record Reattachment(string Devices, uint From, uint To, ulong Page
 /// <code>
 /// Start: tracking on --Harvest 1--> --Harvest 2: new table, tracking on, devices over, old table read and destroyed--> --Harvest n-->
 /// </code>
+/// Devices with a driver here are kept idle meanwhile (<see cref="StandingStill"/>); others work on.
 /// A refusal leaves the devices where they were; the migration then goes on without the exercise, and says so.
 /// </remarks>
 public sealed class ReattachingDirtySource : IDirtySource
@@ -25,20 +26,20 @@ public sealed class ReattachingDirtySource : IDirtySource
     private const int ReattachAt = 2;
 
     private readonly IommufdContainer _container;
-    private readonly IReadOnlyList<string> _deviceNames;
+    private readonly IReadOnlyList<AssignedDevice> _devices;
     private readonly DirtyBuffer _buffer;
     private readonly ContainerHwpt _entry;
     private int _harvests;
 
-    public ReattachingDirtySource(IommufdContainer container, ContainerHwpt entry, IReadOnlyList<string> deviceNames, DirtyBuffer buffer)
+    public ReattachingDirtySource(IommufdContainer container, ContainerHwpt entry, IReadOnlyList<AssignedDevice> devices, DirtyBuffer buffer)
     {
         ArgumentNullException.ThrowIfNull(container);
         ArgumentNullException.ThrowIfNull(entry);
         _container = container;
         _entry = entry;
-        _deviceNames = deviceNames;
+        _devices = devices;
         _buffer = buffer;
-        Name = $"{string.Join(", ", deviceNames)} (iommu)";
+        Name = $"{string.Join(", ", devices.Select(device => device.Name))} (iommu)";
     }
 
     public string Name { get; }
@@ -78,6 +79,7 @@ public sealed class ReattachingDirtySource : IDirtySource
         Hwpt old;
         try
         {
+            using var rest = StandingStill.Of(_devices);
             old = _container.Replace(_entry, hwpt => hwpt.SetDirtyTracking(true), hwpt => TakeAll(hwpt, pages));
         }
         catch (KernelException failure)
@@ -89,7 +91,7 @@ public sealed class ReattachingDirtySource : IDirtySource
 
         // No device is on it any more: this harvest of it is its last.
         TakeAll(old, pages);
-        Done = new Reattachment(string.Join(", ", _deviceNames), old.Id, _entry.Hwpt.Id, pages.CountSet(), 0);
+        Done = new Reattachment(string.Join(", ", _devices.Select(device => device.Name)), old.Id, _entry.Hwpt.Id, pages.CountSet(), 0);
         old.Dispose();
     }
 

@@ -187,6 +187,11 @@ public sealed class DirtyTrackingExercise
         stage.ReadDirty(entry.Hwpt, clear: true);
         ulong inFlight = stage.Submit(new PageRun(ExerciseStage.FirstDataPage, 32 * PagesPerRead), PagesPerRead);
         PageBitmap fromOld = new(ExerciseStage.MemoryBytes >> GuestPage.Shift);
+        // UAPI: Linux's VT-d driver (7.3, scalable mode) leaves a device without a valid PASID entry for a moment, and a
+        // controller whose DMA is refused just then stops for good.
+        bool isIdle = _iommu.StartsWith("dmar", StringComparison.Ordinal);
+        if (isIdle)
+            stage.AwaitAll();
         Hwpt old = stage.Container.Replace(
             entry, hwpt => hwpt.SetDirtyTracking(true), hwpt => fromOld.Or(stage.ReadDirty(hwpt, clear: true)));
         stage.AwaitAll();
@@ -199,7 +204,7 @@ public sealed class DirtyTrackingExercise
         fromOld.Or(fromNew);
         if (FindMissed(fromOld, new PageRun(ExerciseStage.FirstDataPage, 2 * inFlight)) is { } missed)
             return (ExerciseOutcome.Failed, $"{missed} They were written around a change of the page table.");
-        return (ExerciseOutcome.Shown, Text($"with reads of {inFlight} pages in flight the device went from HWPT {old.Id} to HWPT {entry.Hwpt.Id}, both tracking; of {2 * inFlight} pages written around it the old one reported {old1} and the new one {new1}, together all"));
+        return (ExerciseOutcome.Shown, Text($"{(isIdle ? $"between reads of {inFlight} pages" : $"with reads of {inFlight} pages in flight")} the device went from HWPT {old.Id} to HWPT {entry.Hwpt.Id}, both tracking; of {2 * inFlight} pages written around it the old one reported {old1} and the new one {new1}, together all"));
     }
 
     /// <summary>A sentence when a page that the device wrote is not dirty; else null.</summary>

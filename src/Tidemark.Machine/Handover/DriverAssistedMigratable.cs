@@ -77,6 +77,9 @@ public sealed class DriverAssistedMigratable : IMigratable
     /// <summary>Nothing in flight is nothing that could reach a peer.</summary>
     public void EnterP2P()
     {
+        // It may have failed since the beginning: what it had in flight is nobody's then.
+        if (_driver.FindObstacle() is { } obstacle)
+            throw new InvalidOperationException(obstacle);
         _driver.Quiesce(_quiesceLimit);
         _stage = Stage.Quiet;
     }

@@ -43,6 +43,15 @@ public interface IHandoverDriver
     void Quiesce(TimeSpan limit);
 
     /// <summary>
+    /// Keeps the device idle for a moment while it goes on being used: nothing is in flight and nothing is submitted until
+    /// the result is disposed. For a change under it that it may notice, as of its page table: Linux's VT-d driver (7.3)
+    /// refuses DMA that comes in the middle of it. Any thread; also while the owner stands still.
+    /// </summary>
+    /// <param name="limit">How long it may take in all.</param>
+    /// <returns>Null when it could not be had; everything is as before then. The default: a driver that can not.</returns>
+    IDisposable? TryStandStill(TimeSpan limit) => null;
+
+    /// <summary>
     /// Makes what was written durable and stops the device: when it returns the device starts no DMA, and every write
     /// of it is visible in memory.
     /// </summary>

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using Tidemark.Machine.Handover;
+using Tidemark.Machine.Workload;
 using Tidemark.Memory;
 
 namespace Tidemark.Machine.Nvme;
@@ -69,6 +70,26 @@ public sealed partial class NvmeWorkload : IHandoverDriver
             }
 
             _driver.WaitForCompletion(left < s_waitSlice ? left : s_waitSlice);
+        }
+    }
+
+    /// <inheritdoc/>
+    IDisposable? IHandoverDriver.TryStandStill(TimeSpan limit)
+    {
+        bool stoodStill = !_thread.IsRunning;
+        if (!_thread.TryPause(limit))
+            return null;
+        var rest = new Rest(stoodStill ? null : _thread);
+        try
+        {
+            ((IHandoverDriver)this).Quiesce(limit);
+            return rest;
+        }
+        catch (TimeoutException)
+        {
+            // What is in flight stays so, and the thread goes on to wait for it.
+            rest.Dispose();
+            return null;
         }
     }
 
@@ -145,6 +166,12 @@ public sealed partial class NvmeWorkload : IHandoverDriver
         SetUp();
         if (_driver.Identity != prepared)
             throw new NvmeException($"The controller of {_options.Name} shows another disk than when it was prepared: {_driver.Identity} instead of {prepared}.");
+    }
+
+    /// <param name="thread">Null: it stood still before, and stays so.</param>
+    private sealed class Rest(PausableThread? thread) : IDisposable
+    {
+        public void Dispose() => thread?.Resume();
     }
 
     private KeyValuePair<string, string>[] Describe(NvmeDiskIdentity identity)

@@ -8,6 +8,12 @@ namespace Tidemark.Machine.Transport;
 /// <summary>Listens for a source. Unix sockets are made 0600 and removed at the end.</summary>
 public sealed class SocketAcceptor : IAcceptor
 {
+    /// <summary>
+    /// How often a waiting acceptor looks whether it was cancelled. An asynchronous accept needs no look, but starts the
+    /// runtime's socket engine and its threads in the middle of the first migration.
+    /// </summary>
+    private static readonly TimeSpan LookInterval = TimeSpan.FromMilliseconds(100);
+
     private readonly Socket? _listener;
     private readonly string? _unlink;
     private readonly MigrationAddress.Descriptor? _descriptor;
@@ -58,15 +64,32 @@ public sealed class SocketAcceptor : IAcceptor
 
         try
         {
-            // The listener goes to non-blocking mode by this; what it accepts does not.
-            Socket socket = _listener!.AcceptAsync(cancellation).AsTask().GetAwaiter().GetResult();
-            return new SocketConnection(socket, PeerName(socket), _kernel);
+            while (true)
+            {
+                cancellation.ThrowIfCancellationRequested();
+                if (_listener!.Poll(LookInterval, SelectMode.SelectRead) && TryAccept(_listener) is { } socket)
+                    return new SocketConnection(socket, PeerName(socket), _kernel);
+            }
         }
         catch (Exception failure) when (failure is SocketException or ObjectDisposedException)
         {
             // The listener is gone, which only Dispose does, or the system is out of descriptors.
             cancellation.ThrowIfCancellationRequested();
             throw new IOException($"Accepting a connection on {Address} failed: {failure.Message}", failure);
+        }
+    }
+
+    /// <summary>Whoever knocked may be gone again.</summary>
+    private static Socket? TryAccept(Socket listener)
+    {
+        try
+        {
+            return listener.Accept();
+        }
+        catch (SocketException failure) when (failure.SocketErrorCode is SocketError.WouldBlock or SocketError.ConnectionAborted)
+        {
+            // Nobody is there: the next look waits again.
+            return null;
         }
     }
 
@@ -87,6 +110,7 @@ public sealed class SocketAcceptor : IAcceptor
             socket.Bind(new UnixDomainSocketEndPoint(unix.Path));
             File.SetUnixFileMode(unix.Path, UnixFileMode.UserRead | UnixFileMode.UserWrite);
             socket.Listen(16);
+            socket.Blocking = false;
             return new SocketAcceptor(socket, unix.ToString(), unix.Path, null, kernel);
         }
         catch (Exception failure) when (failure is SocketException or IOException or UnauthorizedAccessException)
@@ -108,6 +132,7 @@ public sealed class SocketAcceptor : IAcceptor
             socket = new Socket(ip.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
             socket.Bind(new IPEndPoint(ip, tcp.Port));
             socket.Listen(80);
+            socket.Blocking = false;
             int port = ((IPEndPoint)socket.LocalEndPoint!).Port;
             return new SocketAcceptor(socket, new MigrationAddress.Tcp(tcp.Host, port).ToString(), null, null, kernel);
         }

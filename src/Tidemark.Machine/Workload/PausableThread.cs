@@ -61,6 +61,26 @@ public sealed class PausableThread : IDisposable
     /// <exception cref="TimeoutException">A step does not come to its end; the thread may still be running.</exception>
     public void Pause()
     {
+        if (!ComesToRest(s_pauseLimit))
+            throw new TimeoutException($"The thread {_name} did not pause within {s_pauseLimit.TotalSeconds} s.");
+    }
+
+    /// <summary>As <see cref="Pause"/>; false when a step takes longer than the limit: the thread then goes on as
+    /// before.</summary>
+    public bool TryPause(TimeSpan limit)
+    {
+        bool wasWanted;
+        lock (_gate)
+            wasWanted = _pauseWanted;
+        if (ComesToRest(limit))
+            return true;
+        if (!wasWanted)
+            Resume();
+        return false;
+    }
+
+    private bool ComesToRest(TimeSpan limit)
+    {
         long start = Stopwatch.GetTimestamp();
         lock (_gate)
         {
@@ -71,11 +91,13 @@ public sealed class PausableThread : IDisposable
                 _wake?.Invoke();
             while (Steps)
             {
-                TimeSpan left = s_pauseLimit - Stopwatch.GetElapsedTime(start);
+                TimeSpan left = limit - Stopwatch.GetElapsedTime(start);
                 if (left <= TimeSpan.Zero)
-                    throw new TimeoutException($"The thread {_name} did not pause within {s_pauseLimit.TotalSeconds} s.");
+                    return false;
                 Monitor.Wait(_gate, left);
             }
+
+            return true;
         }
     }
 

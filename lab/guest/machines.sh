@@ -70,12 +70,12 @@ update() { # NAME DEVICES MACHINE-KEYS DEVICE-KEYS MORE-CALLS-THAT-MUST-NOT-BE K
     describe "$name" "${2% *}" "$3" "$4" >"$name-here.json"
     describe "$name" "${2#* }" "$3" "$4" >"$name-there.json"
     if [ "$7" = old ]; then old_dies="--die-at $8"; else old_dies=; fi
-    tidemark run "$name-here.json" --kernel linux $old_dies --trace "/host/$name-old.trace" >"$name.log" 2>&1 &
+    tidemark run "$name-here.json" --kernel linux $old_dies --trace "/tmp/$name-old.trace" >"$name.log" 2>&1 &
     wait_for tidemark status "$name"
     tidemark status "$name" --json >"/host/$name-old.json" 2>>"$name.log"
     old=$(grep -o '"processId":[0-9]*' "/host/$name-old.json")
     if [ "$7" = new ]; then
-        tidemark run "$name-here.json" --kernel linux --take-over --die-at "$8" --trace "/host/$name-dead.trace" >"$name-dead.log" 2>&1
+        tidemark run "$name-here.json" --kernel linux --take-over --die-at "$8" --trace "/tmp/$name-dead.trace" >"$name-dead.log" 2>&1
         killed=$?
         sleep 2
         tidemark status "$name" --json >"/host/$name-kept.json" 2>>"$name.log"
@@ -84,7 +84,7 @@ update() { # NAME DEVICES MACHINE-KEYS DEVICE-KEYS MORE-CALLS-THAT-MUST-NOT-BE K
             && grep -q '"dataErrors":0' "/host/$name-kept.json" || fault="$fault the old process does not run it;"
         [ "$(pinned "$name")" -ge "$6" ] || fault="$fault the old process is charged for $(pinned "$name") KiB;"
     fi
-    tidemark run "$name-here.json" --kernel linux --take-over --trace "/host/$name-new.trace" >"$name-new.log" 2>&1 &
+    tidemark run "$name-here.json" --kernel linux --take-over --trace "/tmp/$name-new.trace" >"$name-new.log" 2>&1 &
     wait_for grep -q 'runs here now' "$name-new.log"
     sleep 2
     tidemark status "$name" --json >"/host/$name-new.json" 2>>"$name.log"
@@ -95,13 +95,14 @@ update() { # NAME DEVICES MACHINE-KEYS DEVICE-KEYS MORE-CALLS-THAT-MUST-NOT-BE K
     status=$?
     tidemark stop "$name-there" >>"$name.log" 2>&1
     # Up to the migration, which begins with dirty tracking: nothing of what is there was made or changed by the new process.
-    changed=$(sed '/SET_DIRTY_TRACKING\|DEVICE_FEATURE.*MIG_DEVICE_STATE.*SET/q' "/host/$name-new.trace" \
+    changed=$(sed '/SET_DIRTY_TRACKING\|SET|MIG_DEVICE_STATE/q' "/tmp/$name-new.trace" \
         | grep -cE "IOAS_ALLOC|HWPT_ALLOC|IOMMUFD_PT|BIND_IOMMUFD|DEVICE_RESET$5")
     [ "$changed" = 0 ] || fault="$fault $changed calls that make or change;"
     ! grep -q "$old\b" "/host/$name-new.json" || fault="$fault the old process has it;"
-    grep -q 'IOAS_CHANGE_PROCESS.*= 0' "/host/$name-new.trace" || fault="$fault no change of process;"
+    grep -q 'IOAS_CHANGE_PROCESS.*= 0' "/tmp/$name-new.trace" || fault="$fault no change of process;"
     grep -q '"lostPages":0' "/host/$name.json" || fault="$fault lost pages;"
     grep -q '"dataErrors":0' "/host/$name-new.json" || fault="$fault data errors;"
+    cp /tmp/$name-*.trace /host/
     if [ $status = 0 ] && [ -z "$fault" ]; then
         what="taken over without a call that makes, attaches or binds anything"
         [ "$7" != new ] || what="the new process was killed at \"$8\" and the old one ran on; then $what"
@@ -115,9 +116,20 @@ update() { # NAME DEVICES MACHINE-KEYS DEVICE-KEYS MORE-CALLS-THAT-MUST-NOT-BE K
 }
 
 memory='"memory": { "size": "64MiB" }, "backend": "iommufd",'
-update live-update "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 65536
-update live-update-viommu "$controllers" "$memory" '"viommu": "translated",' '' 1
+update live-update "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 0
+update live-update-viommu "$controllers" "$memory" '"viommu": "translated",' '' 0
 update live-update-mdev "$mdevs" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 0
-update live-update-new-killed "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 65536 new Charged
-update live-update-old-killed "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 65536 old Offered
+update live-update-new-killed "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 0 new Charged
+update live-update-old-killed "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 0 old Offered
+
+# Once more as a user: who has CAP_IPC_LOCK is charged for nothing, so that nothing moves with the machine.
+mkdir -p /etc /tmp/user
+echo 'user:x:1000:1000::/tmp/user:/bin/sh' >>/etc/passwd
+chown 1000 /tmp/user
+chmod 700 /tmp/user
+chmod 666 /dev/iommu /dev/vfio/devices/*
+ulimit -l unlimited
+export TIDEMARK_RUNTIME_DIR=/tmp/user
+tidemark() { su -m -s /bin/sh user -c 'exec /usr/share/dotnet/dotnet /host/program/tidemark.dll "$@"' sh "$@"; }
+update live-update-user "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 65536 new Charged
 exit $worst

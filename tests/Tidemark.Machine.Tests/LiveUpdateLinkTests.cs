@@ -182,7 +182,7 @@ public sealed class LiveUpdateLinkTests : IDisposable
                 });
                 other.Start();
                 start.SignalAndWait();
-                Thread.SpinWait(200 * (round % 100));
+                Thread.SpinWait(2_000 * (round % 50));
                 giver.Shutdown(SocketShutdown.Receive);
                 var message = new byte[1];
                 bool isThere = giver.Receive(message) == 1;

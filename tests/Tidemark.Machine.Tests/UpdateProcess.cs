@@ -32,7 +32,8 @@ internal sealed class UpdateProcess : ForwardingKernel
         choice.Faults = new FaultInjectingKernel(soft);
     }
 
-    public SoftProcess Process { get; } = new(new SoftUser(), ulong.MaxValue, privileged: true);
+    /// <summary>Not privileged: only who is charged is charged anew.</summary>
+    public SoftProcess Process { get; } = new(new SoftUser(), ulong.MaxValue, privileged: false);
 
     public FaultInjectingKernel Faults => Chosen.Faults!;
 

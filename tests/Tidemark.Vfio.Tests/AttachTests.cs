@@ -1,6 +1,8 @@
+using System.Buffers.Binary;
 using Tidemark.Abi;
 using Tidemark.Iommu;
 using Tidemark.Kernel;
+using Tidemark.Memory;
 
 namespace Tidemark.Vfio.Tests;
 
@@ -254,6 +256,39 @@ public sealed class AttachTests
         Assert.Equal(Errno.Success, host.TryGet(HostIommuCapability.DirtyTracking, out ulong dirty));
         Assert.Equal(1UL, dirty);
         Assert.Equal(Errno.EINVAL, host.TryGet((HostIommuCapability)99, out _));
+    }
+
+    [Fact]
+    public void What_the_kernel_says_of_an_IOMMU_is_kept_whole_and_each_capability_is_asked_by_name()
+    {
+        _kernel.Expect(IommufdRequests.GetHwInfo, (_, argument) =>
+        {
+            Script.SetBits(argument.Read64(16), [0, 65]);
+            argument.Write32(12, 16);
+            argument.Write32(24, (uint)IommuHwInfoType.Amd);
+            argument[28] = 20;
+            BinaryPrimitives.WriteUInt64LittleEndian(argument[32..], 0x8000_0000_0000_0101);
+            return Errno.Success;
+        });
+        HostIommuCaps caps = _container.Iommufd.GetHwInfo(5);
+        Assert.Equal((IommuHwInfoType.Amd, 20, 16), (caps.Type, caps.MaximumPasidLog2, caps.VendorData.Length));
+        // Bits without a name are kept.
+        Assert.Equal(0x8000_0000_0000_0101, (ulong)caps.Capabilities);
+        Assert.Equal((1UL, 2UL), (caps.Amd!.Value.Efr, caps.Amd!.Value.Efr2));
+        IReadOnlyList<IovaRange>? ranges = null;
+        var host = new HostIommuDevice("device5", 5, caps, () => ranges);
+        Assert.Equal((Errno.Success, (ulong)IommuHwInfoType.Amd), Ask(HostIommuCapability.IommuType));
+        Assert.Equal((Errno.Success, 20UL), Ask(HostIommuCapability.PasidWidth));
+        Assert.Equal((Errno.Success, 1UL), Ask(HostIommuCapability.DirtyTracking));
+        Assert.Equal((Errno.Success, 64UL), Ask(HostIommuCapability.AddressWidth));
+        ranges = [];
+        Assert.Equal((Errno.Success, 64UL), Ask(HostIommuCapability.AddressWidth));
+        // Asked anew each time: the ranges change with every attach.
+        ranges = [new IovaRange(new Iova(0), new Iova((1UL << 39) - 1))];
+        Assert.Equal((Errno.Success, 39UL), Ask(HostIommuCapability.AddressWidth));
+        Assert.Equal((Errno.EINVAL, 0UL), Ask((HostIommuCapability)4));
+
+        (Errno, ulong) Ask(HostIommuCapability capability) => (host.TryGet(capability, out ulong value), value);
     }
 
     private VfioDevice Bind(int fd, uint deviceId) => _kernel.BindDevice(_container.Iommufd, fd, deviceId);

@@ -44,7 +44,11 @@ public sealed class LiveUpdateLinkTests : IDisposable
         using var rig = new UpdateRig(_rig, _rig.Describe(2));
         ulong charged = rig.ChargedPages;
         UpdateProcess next = rig.NewProcess();
+        rig.Process.Requests.Clear();
         Assert.False(rig.Update(next, atTaker: (step, socket) => DieAt(death, step, socket)));
+        // Asked for once to see whether it can be, and then in earnest; and the interrupts of both devices.
+        Assert.Equal(2, rig.Process.Requests.Count(request => request == IommufdRequests.IoasChangeProcess.Value));
+        Assert.Equal(2, rig.Process.Requests.Count(request => request == VfioRequests.DeviceSetIrqs.Value));
         Assert.Contains("runs on here", Assert.IsType<KernelException>(rig.GiverFailure).Message, StringComparison.Ordinal);
         Assert.Equal((charged, 0UL, ""), (rig.ChargedPages, next.Process.Pinned.Count, next.Left));
         RunsAndMoves(rig);

@@ -62,6 +62,18 @@ public sealed class MachineMigrationTests : IDisposable
     }
 
     [Fact]
+    public void A_device_at_another_address_of_the_other_host_takes_over()
+    {
+        MachineDescription here = _rig.Describe(1), there = _rig.Describe(1, (_, device, hardware) =>
+            (device with { Host = "0000:7f:1e.3" }, hardware with { Address = "0000:7f:1e.3" }));
+        SoftKernel sourceHost = _rig.CreateKernel(here, "TMDISK"), otherHost = _rig.CreateKernel(there, "TMDISK");
+        GuestMachine destination = Check(
+            MachineRig.Run(_rig.Own(GuestMachine.Assemble(here, sourceHost, sourceHost.Sysfs))),
+            _rig.Own(GuestMachine.Assemble(there, otherHost, otherHost.Sysfs)));
+        Assert.Equal("0000:7f:1e.3", destination.Devices[0].HostAddress);
+    }
+
+    [Fact]
     public void A_machine_whose_IOMMU_maps_huge_pages_moves() => MoveAndCheck(_rig.Describe() with { HugePages = true });
 
     [Fact]

@@ -43,6 +43,9 @@ internal sealed class UpdateProcess : ForwardingKernel
 
     private Choice Chosen { get; }
 
+    /// <summary>Requests of ioctl, in their order.</summary>
+    public ConcurrentQueue<uint> Requests { get; } = new();
+
     /// <summary>From now on failures hit the calls of this thread.</summary>
     public void SweepThisThread() => Chosen.SweptThread = Environment.CurrentManagedThreadId;
 
@@ -51,6 +54,7 @@ internal sealed class UpdateProcess : ForwardingKernel
 
     public override SyscallResult Ioctl(int fd, uint request, Span<byte> argument)
     {
+        Requests.Enqueue(request);
         using (_soft.Enter(Process))
             return base.Ioctl(fd, request, argument);
     }

@@ -291,6 +291,42 @@ public sealed class AttachTests
         (Errno, ulong) Ask(HostIommuCapability capability) => (host.TryGet(capability, out ulong value), value);
     }
 
+    [Fact]
+    public void A_page_table_that_is_to_be_a_parent_is_asked_for_with_tracking_then_without_and_never_given_up_for_another()
+    {
+        const IommuHwptAllocFlags Both = IommuHwptAllocFlags.NestParent | IommuHwptAllocFlags.DirtyTracking;
+        AttachFirst(fd: 20, deviceId: 5, hwptId: 30, dirty: true);
+        // Not one of the others, which can be nobody's parent.
+        VfioDevice second = Bind(21, 6);
+        _kernel.ExpectHwInfo(6, dirty: true);
+        _kernel.ExpectHwptAlloc(6, Both, 31);
+        _kernel.ExpectAttach(21, 31);
+        Assert.Equal(Both, _container.Attach(second, nestingParent: true).Entry!.Hwpt.Flags);
+        // Joined by the next one that wants a parent.
+        VfioDevice third = Bind(22, 7);
+        _kernel.ExpectHwInfo(7, dirty: true);
+        _kernel.ExpectAttach(22, 31);
+        Assert.Equal(31u, _container.Attach(third, nestingParent: true).Entry!.Hwpt.Id);
+        // An IOMMU that has either but not both.
+        VfioDevice fourth = Bind(23, 8);
+        _kernel.ExpectHwInfo(8, dirty: true);
+        _kernel.ExpectAttach(23, 31, Errno.EINVAL);
+        _kernel.ExpectHwptAlloc(8, Both, 32, Errno.EOPNOTSUPP);
+        _kernel.ExpectHwptAlloc(8, IommuHwptAllocFlags.NestParent, 33);
+        _kernel.ExpectAttach(23, 33);
+        Attachment attachment = _container.Attach(fourth, nestingParent: true);
+        Assert.False(attachment.HasIommuTracking);
+        Assert.NotNull(attachment.NoTrackingReason);
+        // And one that has neither: not attached to the address space as if nothing had been asked.
+        VfioDevice fifth = Bind(24, 9);
+        _kernel.ExpectHwInfo(9, dirty: false);
+        _kernel.ExpectAttach(24, 33, Errno.EINVAL);
+        _kernel.ExpectAttach(24, 31, Errno.EINVAL);
+        _kernel.ExpectHwptAlloc(9, IommuHwptAllocFlags.NestParent, 34, Errno.EOPNOTSUPP);
+        Assert.Equal(Errno.EOPNOTSUPP, Assert.Throws<KernelException>(() => _container.Attach(fifth, nestingParent: true)).Errno);
+        Assert.Equal(0, _kernel.Remaining);
+    }
+
     private VfioDevice Bind(int fd, uint deviceId) => _kernel.BindDevice(_container.Iommufd, fd, deviceId);
 
     private Attachment AttachFirst(int fd, uint deviceId, uint hwptId, bool dirty)

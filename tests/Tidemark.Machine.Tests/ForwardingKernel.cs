@@ -1,4 +1,3 @@
-using Tidemark.Abi;
 using Tidemark.Kernel;
 
 namespace Tidemark.Machine.Tests;

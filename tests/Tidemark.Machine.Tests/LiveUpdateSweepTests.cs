@@ -1,4 +1,3 @@
-using System.Net.Sockets;
 using Tidemark.Abi;
 using Tidemark.Kernel;
 using Tidemark.Machine.Description;

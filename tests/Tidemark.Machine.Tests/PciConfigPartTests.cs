@@ -1,5 +1,4 @@
 using Tidemark.Abi;
-using Tidemark.Kernel;
 using Tidemark.Machine.Assignment;
 using Tidemark.Nvme;
 using Tidemark.Vfio;

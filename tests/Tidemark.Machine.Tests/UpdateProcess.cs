@@ -1,5 +1,4 @@
 using System.Collections.Concurrent;
-using Tidemark.Abi;
 using Tidemark.Kernel;
 using Tidemark.Kernel.Soft;
 

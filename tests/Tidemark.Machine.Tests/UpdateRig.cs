@@ -1,7 +1,5 @@
 using System.Collections.Concurrent;
 using System.Net.Sockets;
-using Tidemark.Abi;
-using Tidemark.Kernel;
 using Tidemark.Kernel.Soft;
 using Tidemark.Machine.Description;
 using Tidemark.Machine.LiveUpdate;

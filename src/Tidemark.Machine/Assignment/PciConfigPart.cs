@@ -1,7 +1,6 @@
 using System.Buffers.Binary;
 using Tidemark.Abi;
 using Tidemark.Kernel;
-using Tidemark.Memory;
 using Tidemark.Migration;
 using Tidemark.Nvme;
 using Tidemark.Vfio;

@@ -130,6 +130,6 @@ chmod 700 /tmp/user
 chmod 666 /dev/iommu /dev/vfio/devices/*
 ulimit -l unlimited
 export TIDEMARK_RUNTIME_DIR=/tmp/user
-tidemark() { su -m -s /bin/sh user -c 'exec /usr/share/dotnet/dotnet /host/program/tidemark.dll "$@"' sh "$@"; }
+tidemark() { su -m -s /bin/sh -- user -c 'exec /usr/share/dotnet/dotnet /host/program/tidemark.dll "$@"' sh "$@"; }
 update live-update-user "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 65536 new Charged
 exit $worst

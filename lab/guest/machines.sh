@@ -128,6 +128,7 @@ echo 'user:x:1000:1000::/tmp/user:/bin/sh' >>/etc/passwd
 chown 1000 /tmp/user
 chmod 700 /tmp/user
 chmod 666 /dev/iommu /dev/vfio/devices/*
+chmod a+rx / /[a-ln-z]* && chmod -R a+rX /bin /lib* /etc # the guest's first file system is its builder's alone
 ulimit -l unlimited
 export TIDEMARK_RUNTIME_DIR=/tmp/user
 tidemark() { su -m -s /bin/sh -- user -c 'exec /usr/share/dotnet/dotnet /host/program/tidemark.dll "$@"' sh "$@"; }

@@ -56,37 +56,81 @@ move legacy-viommu "$controllers" '"memory": { "size": "64MiB" }, "backend": "le
 move mdev "$mdevs" '"memory": { "size": "64MiB" }, "backend": "iommufd",' ''
 move legacy-mdev "$mdevs" '"memory": { "size": "64MiB" }, "backend": "legacy",' ''
 
+pinned() { # NAME: KiB that are charged to the process that runs it
+    process=$(tidemark status "$1" --json | grep -o '"processId":[0-9]*' | cut -d: -f2)
+    sed -n 's/^VmPin:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$process/status"
+}
+
 # A machine goes from one process to another while its controller reads: the same descriptors, page tables and mappings.
-# Then it moves as the others do, so that what was taken over is shown to track.
-update() { # NAME MACHINE-KEYS DEVICE-KEYS MORE-CALLS-THAT-MUST-NOT-BE
+# Then it moves as the others do, so that what was taken over is shown to track. With WHO=old or new, that process is killed
+# at STEP: the other one must run it. A killed new one is followed by another new one.
+update() { # NAME DEVICES MACHINE-KEYS DEVICE-KEYS MORE-CALLS-THAT-MUST-NOT-BE KIB-PINNED [WHO STEP]
     name=$1
-    describe "$name" "${controllers% *}" "$2" "$3" >"$name-here.json"
-    describe "$name" "${controllers#* }" "$2" "$3" >"$name-there.json"
-    tidemark run "$name-here.json" --kernel linux --trace "/host/$name-old.trace" >"$name.log" 2>&1 &
+    fault=
+    describe "$name" "${2% *}" "$3" "$4" >"$name-here.json"
+    describe "$name" "${2#* }" "$3" "$4" >"$name-there.json"
+    if [ "$7" = old ]; then old_dies="--die-at $8"; else old_dies=; fi
+    tidemark run "$name-here.json" --kernel linux $old_dies --trace "/tmp/$name-old.trace" >"$name.log" 2>&1 &
     wait_for tidemark status "$name"
     tidemark status "$name" --json >"/host/$name-old.json" 2>>"$name.log"
-    tidemark run "$name-here.json" --kernel linux --take-over --trace "/host/$name-new.trace" >"$name-new.log" 2>&1 &
+    old=$(grep -o '"processId":[0-9]*' "/host/$name-old.json")
+    if [ "$7" = new ]; then
+        tidemark run "$name-here.json" --kernel linux --take-over --die-at "$8" --trace "/tmp/$name-dead.trace" >"$name-dead.log" 2>&1
+        killed=$?
+        sleep 2
+        tidemark status "$name" --json >"/host/$name-kept.json" 2>>"$name.log"
+        [ $killed = 137 ] || fault="$fault the new process was not killed ($killed);"
+        grep -q "$old\b" "/host/$name-kept.json" && grep -q '"state":"running"' "/host/$name-kept.json" \
+            && grep -q '"dataErrors":0' "/host/$name-kept.json" || fault="$fault the old process does not run it;"
+        [ "$(pinned "$name")" -ge "$6" ] || fault="$fault the old process is charged for $(pinned "$name") KiB;"
+    fi
+    tidemark run "$name-here.json" --kernel linux --take-over --trace "/tmp/$name-new.trace" >"$name-new.log" 2>&1 &
     wait_for grep -q 'runs here now' "$name-new.log"
     sleep 2
     tidemark status "$name" --json >"/host/$name-new.json" 2>>"$name.log"
+    [ "$(pinned "$name")" -ge "$6" ] || fault="$fault the new process is charged for $(pinned "$name") KiB;"
     tidemark receive "$name-there.json" --name "$name-there" --kernel linux --listen "unix:/tmp/$name.sock" >>"$name.log" 2>&1 &
     wait_for test -e "/tmp/$name.sock"
     tidemark migrate "$name" "unix:/tmp/$name.sock" --verify --downtime-limit 3000 --json >"/host/$name.json" 2>>"$name.log"
     status=$?
     tidemark stop "$name-there" >>"$name.log" 2>&1
     # Up to the migration, which begins with dirty tracking: nothing of what is there was made or changed by the new process.
-    changed=$(sed '/SET_DIRTY_TRACKING/q' "/host/$name-new.trace" | grep -cE "IOAS_ALLOC|HWPT_ALLOC|IOMMUFD_PT|BIND_IOMMUFD|DEVICE_RESET$4")
-    old=$(grep -o '"processId":[0-9]*' "/host/$name-old.json")
-    if [ $status = 0 ] && [ "$changed" = 0 ] && ! grep -q "$old\b" "/host/$name-new.json" && grep -q 'IOAS_CHANGE_PROCESS.*= 0' "/host/$name-new.trace" \
-        && grep -q '"lostPages":0' "/host/$name.json" && grep -q '"dataErrors":0' "/host/$name-new.json"; then
-        echo "machine $name: taken over without a call that makes, attaches or binds anything; then moved, 0 lost pages ($(grep -o 'stood still.*' "$name-new.log"))"
+    changed=$(sed '/SET_DIRTY_TRACKING\|SET|MIG_DEVICE_STATE/q' "/tmp/$name-new.trace" \
+        | grep -cE "IOAS_ALLOC|HWPT_ALLOC|IOMMUFD_PT|BIND_IOMMUFD|DEVICE_RESET$5")
+    [ "$changed" = 0 ] || fault="$fault $changed calls that make or change;"
+    ! grep -q "$old\b" "/host/$name-new.json" || fault="$fault the old process has it;"
+    grep -q 'IOAS_CHANGE_PROCESS.*= 0' "/tmp/$name-new.trace" || fault="$fault no change of process;"
+    grep -q '"lostPages":0' "/host/$name.json" || fault="$fault lost pages;"
+    grep -q '"dataErrors":0' "/host/$name-new.json" || fault="$fault data errors;"
+    cp /tmp/$name-*.trace /host/
+    if [ $status = 0 ] && [ -z "$fault" ]; then
+        what="taken over without a call that makes, attaches or binds anything"
+        [ "$7" != new ] || what="the new process was killed at \"$8\" and the old one ran on; then $what"
+        [ "$7" != old ] || what="the old process was killed at \"$8\"; $what"
+        echo "machine $name: $what; then moved, 0 lost pages ($(grep -o 'stood still.*' "$name-new.log"))"
     else
-        echo "machine $name: FAILED ($status)"
+        echo "machine $name: FAILED ($status)$fault"
         cat "$name.log" "$name-new.log" "/host/$name.json"
         worst=1
     fi
 }
 
-update live-update '"memory": { "size": "64MiB" }, "backend": "iommufd",' '' '|IOAS_MAP|IOAS_UNMAP'
-update live-update-viommu '"memory": { "size": "64MiB" }, "backend": "iommufd",' '"viommu": "translated",' ''
+memory='"memory": { "size": "64MiB" }, "backend": "iommufd",'
+update live-update "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 0
+update live-update-viommu "$controllers" "$memory" '"viommu": "translated",' '' 0
+update live-update-mdev "$mdevs" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 0
+update live-update-new-killed "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 0 new Charged
+update live-update-old-killed "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 0 old Offered
+
+# Once more as a user: who has CAP_IPC_LOCK is charged for nothing, so that nothing moves with the machine.
+mkdir -p /etc /tmp/user
+echo 'user:x:1000:1000::/tmp/user:/bin/sh' >>/etc/passwd
+chown 1000 /tmp/user
+chmod 700 /tmp/user
+chmod 666 /dev/iommu /dev/vfio/devices/*
+chmod a+rx / /[a-ln-z]* && chmod -R a+rX /bin /lib* /etc # the guest's first file system is its builder's alone
+ulimit -l unlimited
+export TIDEMARK_RUNTIME_DIR=/tmp/user
+tidemark() { su -m -s /bin/sh -- user -c 'exec /usr/share/dotnet/dotnet /host/program/tidemark.dll "$@"' sh "$@"; }
+update live-update-user "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 65536 new Charged
 exit $worst

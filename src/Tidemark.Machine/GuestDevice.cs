@@ -140,6 +140,10 @@ public sealed class GuestDevice : IDisposable
         _workload?.Adopt(state);
     }
 
+    /// <summary>The device signals here again, after another process had its interrupts. Nothing when it never did.</summary>
+    /// <exception cref="KernelException">Refused; completions are found by looking.</exception>
+    internal void ReconnectInterrupts() => _driver?.ReconnectInterrupts();
+
     /// <summary>Reads on from a loaded state.</summary>
     public void Start() => _workload?.Start();
 

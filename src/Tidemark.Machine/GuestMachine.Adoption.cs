@@ -15,9 +15,8 @@ namespace Tidemark.Machine;
 /// <remarks>
 /// <code>
 /// here    StopWorkload, Bequeath ==descriptors, manifest==&gt; there   Adopt, TakeCharge
-///         nobody there: TakeCharge, ResumeWorkload
-///         Relinquish                             &lt;==taken==
-///                                                ==yours==&gt;          GoOn
+///         not taken there: TakeBack, ResumeWorkload
+///         Relinquish                             &lt;==runs==           GoOn
 /// </code>
 /// In between devices work on commands that are in flight, through the same page tables into the same pages.
 /// </remarks>
@@ -77,12 +76,56 @@ public sealed partial class GuestMachine
             description, kernel, sysfs, GuestMachineFaults.None, GuestMachineExercises.None, inheritance);
     }
 
-    /// <summary>Makes this process the one that is charged for what devices have pinned.</summary>
-    /// <exception cref="KernelException">Refused; the other process is charged as before.</exception>
-    public void TakeCharge() => _iommufd?.ChangeProcess();
+    /// <summary>
+    /// Makes this process the one that is charged for what devices have pinned and gets their interrupts. The inherited
+    /// workload stands still until <see cref="GoOn"/>, which has nothing left to do that could fail.
+    /// </summary>
+    /// <exception cref="KernelException">Refused. Dispose of the machine after <see cref="Relinquish"/>; the other process
+    /// takes back what was taken.</exception>
+    public void TakeCharge()
+    {
+        _iommufd?.ChangeProcess();
+        _workload.StartStandingStill();
+    }
+
+    /// <summary>
+    /// Makes this process again the one that is charged and gets the interrupts, after another one was about to go on with
+    /// the machine and did not. Idempotent.
+    /// </summary>
+    /// <returns>What could not be had back, for users; null when all was. The machine can run on all the same.</returns>
+    public string? TakeBack()
+    {
+        var lacks = new List<string>();
+        Try(() => _iommufd?.ChangeProcess(), "its pinned pages stay charged to the process that did not go on with it");
+        foreach (GuestDevice device in _devices)
+            Try(device.ReconnectInterrupts, $"completions of {device.Name} are looked for every 50 ms, without its interrupts");
+        return lacks.Count == 0 ? null : $"Not all is as before: {string.Join("; ", lacks)}.";
+
+        void Try(Action action, string consequence)
+        {
+            // LIMIT: twice, because a host that is short of memory often has some a moment later.
+            for (int attempt = 1; attempt <= 2; attempt++)
+            {
+                try
+                {
+                    action();
+                    return;
+                }
+                catch (KernelException failure) when (attempt == 2)
+                {
+                    // The devices work on, as they did all the time.
+                    lacks.Add($"{consequence} ({failure.Message})");
+                }
+                catch (KernelException)
+                {
+                    // As above, and tried again.
+                }
+            }
+        }
+    }
 
     /// <summary>Lets the inherited workload run.</summary>
-    public void GoOn() => _workload.Start();
+    public void GoOn() => _workload.Resume();
 
     /// <summary>
     /// Leaves devices, page tables and mappings to the process that goes on with them: disposing of this machine then closes

@@ -79,7 +79,7 @@ public sealed partial class GuestMachine : ISourceMachine, IDestinationMachine, 
             _workload = Own(new GuestWorkload(Memory, _layout, description.Workload, _devices));
             // The machine's IOMMU first: its mappings are there before a device runs.
             IMigratable[] viommu = Viommu.Endpoints.Count == 0 ? [] : [Viommu];
-            Parts = [.. viommu, .. _devices.Select(device => device.Assigned.Part).OfType<IMigratable>(), _workload];
+            Parts = [.. viommu, .. _devices.SelectMany(device => device.Assigned.Parts), _workload];
             if (manifest is not null)
                 AdoptWorkload(manifest);
         }

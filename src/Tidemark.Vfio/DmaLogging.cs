@@ -41,9 +41,12 @@ public sealed class DmaLogging(VfioDevice device)
     /// Any order. Adjacent ones are joined, and if there are more than the device accepts, the smallest gaps are logged
     /// too (<see cref="ExcessBytes"/>).
     /// </param>
+    /// <param name="apart">Windows of other devices that are mapped too; ranges are not joined across one while others
+    /// can be.</param>
     /// <param name="pageSize">The wanted granularity in bytes, a power of two.</param>
     /// <exception cref="KernelException">The device refused, also fewer ranges; it does not log.</exception>
-    public void Start(IReadOnlyList<IovaRange> ranges, ulong pageSize = GuestPage.Size)
+    public void Start(
+        IReadOnlyList<IovaRange> ranges, IReadOnlyList<IovaRange>? apart = null, ulong pageSize = GuestPage.Size)
     {
         ArgumentNullException.ThrowIfNull(ranges);
         ArgumentOutOfRangeException.ThrowIfZero(ranges.Count);
@@ -52,7 +55,7 @@ public sealed class DmaLogging(VfioDevice device)
         int maximum = MaximumRanges;
         while (true)
         {
-            IReadOnlyList<IovaRange> merged = LoggedRanges.Fit(ranges, pageSize, maximum, out ulong excess);
+            IReadOnlyList<IovaRange> merged = LoggedRanges.Fit(ranges, pageSize, maximum, out ulong excess, apart);
             string operation = $"Starting the DMA log of {Device.Name} over {merged.Count} ranges "
                 + $"({merged[0].First}-{merged[^1].Last})";
             SyscallResult result = TryStart(merged, pageSize, operation);

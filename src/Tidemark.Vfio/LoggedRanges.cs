@@ -11,10 +11,13 @@ public static class LoggedRanges
     /// Rounds outward to pages, joins what touches or overlaps, and while there are too many joins across the smallest
     /// gap.
     /// </summary>
+    /// <param name="apart">What is mapped and is no memory of the guest's: windows of other devices. A gap that holds one is
+    /// joined only when nothing else is left to join.</param>
     /// <param name="excessBytes">Bytes that the result covers and the input does not; rounding not counted.</param>
     /// <returns>Ascending, disjoint, not touching, at most <paramref name="maximumCount"/>.</returns>
     public static IReadOnlyList<IovaRange> Fit(
-        IReadOnlyList<IovaRange> ranges, ulong pageSize, int maximumCount, out ulong excessBytes)
+        IReadOnlyList<IovaRange> ranges, ulong pageSize, int maximumCount, out ulong excessBytes,
+        IReadOnlyList<IovaRange>? apart = null)
     {
         ArgumentNullException.ThrowIfNull(ranges);
         ArgumentOutOfRangeException.ThrowIfLessThan(maximumCount, 1);
@@ -40,6 +43,8 @@ public static class LoggedRanges
         int kept = maximumCount - 1;
         HashSet<int> borders = [.. Enumerable.Range(1, joined.Count - 1)
             .OrderByDescending(index => joined[index - 1].Last.Value < FourGiB && joined[index].First.Value >= FourGiB)
+            .ThenByDescending(index => apart?.Any(window =>
+                window.First.Value > joined[index - 1].Last.Value && window.Last.Value < joined[index].First.Value))
             .ThenByDescending(index => GapBetween(joined[index - 1], joined[index]))
             .Take(kept)];
         var fitted = new List<IovaRange> { joined[0] };
@@ -60,33 +65,42 @@ public static class LoggedRanges
 
     /// <summary>
     /// Ranges that hold the given ones with room around them, for mappings that are still to come: below and above
-    /// 4 GiB apart, each a naturally aligned block of at least twice the span of what is mapped there, as far as its
-    /// side of 4 GiB goes.
+    /// 4 GiB apart and on each side of a window of another device, each a naturally aligned block of at least twice the
+    /// span of what is mapped there, as far as its side goes.
     /// </summary>
-    public static IReadOnlyList<IovaRange> Widen(IReadOnlyList<IovaRange> ranges)
+    /// <param name="apart">What is mapped and is no memory of the guest's: windows of other devices.</param>
+    public static IReadOnlyList<IovaRange> Widen(IReadOnlyList<IovaRange> ranges, IReadOnlyList<IovaRange>? apart = null)
     {
         ArgumentNullException.ThrowIfNull(ranges);
+        IovaRange[] windows = [.. (apart ?? []).OrderBy(window => window.First.Value)];
         return
         [
-            .. ranges.GroupBy(range => range.First.Value >= FourGiB)
-                .Select(window => WidenWindow(
-                    window.Min(range => range.First.Value), window.Max(range => range.Last.Value))),
+            .. ranges.GroupBy(range => (range.First.Value >= FourGiB, windows.Count(window => window.First.Value < range.First.Value)))
+                .Select(side => WidenSide(
+                    side.Min(range => range.First.Value), side.Max(range => range.Last.Value), windows)),
         ];
     }
 
-    private static IovaRange WidenWindow(ulong first, ulong last)
+    private static IovaRange WidenSide(ulong first, ulong last, IReadOnlyList<IovaRange> windows)
     {
-        // Aligned blocks double until one holds the window and as much again; the top of the space can not be logged.
+        // Not across 4 GiB, unless what is mapped is, and not into a window: memory on both sides would draw it into the log.
+        ulong lowest = first >= FourGiB ? FourGiB : 0, highest = last < FourGiB ? FourGiB - 1 : ulong.MaxValue;
+        foreach (IovaRange window in windows)
+        {
+            if (window.Last.Value < first)
+                lowest = Math.Max(lowest, window.Last.Value + 1);
+            else if (window.First.Value > last)
+                highest = Math.Min(highest, window.First.Value - 1);
+        }
+
+        // Aligned blocks double until one holds the side and as much again; the top of the space can not be logged.
         for (int shift = GuestPage.Shift + 1; shift < 63; shift++)
         {
             ulong size = 1UL << shift;
             if (size / 2 <= last - first || first / size != last / size)
                 continue;
             ulong start = first & ~(size - 1), end = first | (size - 1);
-            // Not across 4 GiB, unless what is mapped is: memory on both sides would draw the hole into the log.
-            return new IovaRange(
-                new Iova(first >= FourGiB ? Math.Max(start, FourGiB) : start),
-                new Iova(last < FourGiB ? Math.Min(end, FourGiB - 1) : end));
+            return new IovaRange(new Iova(Math.Max(start, lowest)), new Iova(Math.Min(end, highest)));
         }
 
         return new IovaRange(new Iova(first), new Iova(last));

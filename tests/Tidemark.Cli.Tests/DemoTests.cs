@@ -93,6 +93,38 @@ public sealed class DemoTests
         Assert.Contains("states: The VFIO driver of b", text, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void Check_names_every_device_that_keeps_the_machine_with_reason_and_remedy()
+    {
+        using var scene = new Scene();
+        string Describe(string ofA) => $$"""
+            {
+              "name": "stays", "memory": { "size": "64MiB" },
+              "devices": [
+                { "name": "a", "host": "0000:01:00.0", "arena": "4MiB"{{ofA}} },
+                { "name": "b", "host": "0000:02:00.0", "arena": "4MiB", "handover": "states" }
+              ],
+              "softHost": {
+                "iommus": [ { "name": "yes" } ],
+                "devices": [
+                  { "address": "0000:01:00.0", "iommu": "yes", "disk": "disk.img" },
+                  { "address": "0000:02:00.0", "iommu": "yes", "disk": "disk.img", "p2p": false }
+                ]
+              }
+            }
+            """;
+        string file = Path.Combine(scene.Folder, "stays.json");
+        File.WriteAllText(file, Describe(", \"migration\": \"off\", \"deviceDirtyTracking\": \"on\""));
+        string text = scene.Expect(1, "check", "stays.json").All;
+        foreach (string part in (string[])["migration=off", "device-dirty-tracking=auto", "P2P"])
+            Assert.Contains(part, text, StringComparison.Ordinal);
+        // Judged by what is there: of the three reasons two were wishes.
+        File.WriteAllText(file, Describe(""));
+        text = scene.Expect(1, "check", "stays.json").All;
+        Assert.DoesNotContain("migration=off", text, StringComparison.Ordinal);
+        Assert.Contains("P2P", text, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData("skip-iotlb-drain", "memory-verification")]
     [InlineData("drop-source-iommu", "memory-verification")]

@@ -26,7 +26,8 @@ public sealed class MachineMigrationTests : IDisposable
         MoveAndCheck(description, (source, destination) =>
         {
             Assert.All(source.Devices, device => Assert.Equal(TrackerKind.Iommu, device.Tracker.Kind));
-            Assert.Equal(destination.Devices.Count + 1, destination.Parts.Count);
+            // Each device and its configuration space, and the workload.
+            Assert.Equal((2 * destination.Devices.Count) + 1, destination.Parts.Count);
         });
     }
 
@@ -58,6 +59,18 @@ public sealed class MachineMigrationTests : IDisposable
             StatedCost cost = Assert.Single(source.Verdict.Costs);
             Assert.Equal(description.Devices[1].ArenaBytes, cost.BytesPerPass);
         });
+    }
+
+    [Fact]
+    public void A_device_at_another_address_of_the_other_host_takes_over()
+    {
+        MachineDescription here = _rig.Describe(1), there = _rig.Describe(1, (_, device, hardware) =>
+            (device with { Host = "0000:7f:1e.3" }, hardware with { Address = "0000:7f:1e.3" }));
+        SoftKernel sourceHost = _rig.CreateKernel(here, "TMDISK"), otherHost = _rig.CreateKernel(there, "TMDISK");
+        GuestMachine destination = Check(
+            MachineRig.Run(_rig.Own(GuestMachine.Assemble(here, sourceHost, sourceHost.Sysfs))),
+            _rig.Own(GuestMachine.Assemble(there, otherHost, otherHost.Sysfs)));
+        Assert.Equal("0000:7f:1e.3", destination.Devices[0].HostAddress);
     }
 
     [Fact]

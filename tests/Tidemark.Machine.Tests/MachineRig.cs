@@ -66,7 +66,8 @@ internal sealed class MachineRig : IDisposable
         };
     }
 
-    public SoftKernel CreateKernel(MachineDescription machine)
+    /// <param name="serial">Of all disks, where it shall not follow from the address.</param>
+    public SoftKernel CreateKernel(MachineDescription machine, string? serial = null)
     {
         SoftHostDescription host = machine.SoftHost!;
         var kernel = new SoftKernel(new LinuxKernel(), new SoftHost(
@@ -77,6 +78,7 @@ internal sealed class MachineRig : IDisposable
                 P2P = device.Migration && device.P2P,
                 PreCopy = device.Migration && device.PreCopy,
                 DmaLogging = device.DmaLogging,
+                SerialNumber = serial ?? $"TM{device.Address}",
             })])
         {
             Mediated = [.. host.Mediated.Select(uuid => new SoftMtty(uuid, Ports: 1))],

@@ -231,7 +231,7 @@ public sealed class SnapshotMachineTests
         SnapshotOutcome outcome = Restore(other, path, DirectIO.Auto);
         Assert.Equal((SnapshotResult.Failed, SnapshotPhase.Prepare), (outcome.Result, outcome.Phase));
         Assert.Contains("machine.devices: 1 in the snapshot, 2 here", outcome.Cause, StringComparison.Ordinal);
-        Assert.Contains("The machine's parts are nvme0, workload in the snapshot", outcome.Cause, StringComparison.Ordinal);
+        Assert.Contains("The machine's parts are nvme0, nvme0 configuration, workload in the snapshot", outcome.Cause, StringComparison.Ordinal);
         Assert.EndsWith("Nothing runs.", outcome.Cause, StringComparison.Ordinal);
     }
 

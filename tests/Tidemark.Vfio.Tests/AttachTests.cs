@@ -1,6 +1,8 @@
+using System.Buffers.Binary;
 using Tidemark.Abi;
 using Tidemark.Iommu;
 using Tidemark.Kernel;
+using Tidemark.Memory;
 
 namespace Tidemark.Vfio.Tests;
 
@@ -254,6 +256,75 @@ public sealed class AttachTests
         Assert.Equal(Errno.Success, host.TryGet(HostIommuCapability.DirtyTracking, out ulong dirty));
         Assert.Equal(1UL, dirty);
         Assert.Equal(Errno.EINVAL, host.TryGet((HostIommuCapability)99, out _));
+    }
+
+    [Fact]
+    public void What_the_kernel_says_of_an_IOMMU_is_kept_whole_and_each_capability_is_asked_by_name()
+    {
+        _kernel.Expect(IommufdRequests.GetHwInfo, (_, argument) =>
+        {
+            Script.SetBits(argument.Read64(16), [0, 65]);
+            argument.Write32(12, 16);
+            argument.Write32(24, (uint)IommuHwInfoType.Amd);
+            argument[28] = 20;
+            BinaryPrimitives.WriteUInt64LittleEndian(argument[32..], 0x8000_0000_0000_0101);
+            return Errno.Success;
+        });
+        HostIommuCaps caps = _container.Iommufd.GetHwInfo(5);
+        Assert.Equal((IommuHwInfoType.Amd, 20, 16), (caps.Type, caps.MaximumPasidLog2, caps.VendorData.Length));
+        // Bits without a name are kept.
+        Assert.Equal(0x8000_0000_0000_0101, (ulong)caps.Capabilities);
+        Assert.Equal((1UL, 2UL), (caps.Amd!.Value.Efr, caps.Amd!.Value.Efr2));
+        IReadOnlyList<IovaRange>? ranges = null;
+        var host = new HostIommuDevice("device5", 5, caps, () => ranges);
+        Assert.Equal((Errno.Success, (ulong)IommuHwInfoType.Amd), Ask(HostIommuCapability.IommuType));
+        Assert.Equal((Errno.Success, 20UL), Ask(HostIommuCapability.PasidWidth));
+        Assert.Equal((Errno.Success, 1UL), Ask(HostIommuCapability.DirtyTracking));
+        Assert.Equal((Errno.Success, 64UL), Ask(HostIommuCapability.AddressWidth));
+        ranges = [];
+        Assert.Equal((Errno.Success, 64UL), Ask(HostIommuCapability.AddressWidth));
+        // Asked anew each time: the ranges change with every attach.
+        ranges = [new IovaRange(new Iova(0), new Iova((1UL << 39) - 1))];
+        Assert.Equal((Errno.Success, 39UL), Ask(HostIommuCapability.AddressWidth));
+        Assert.Equal((Errno.EINVAL, 0UL), Ask((HostIommuCapability)4));
+
+        (Errno, ulong) Ask(HostIommuCapability capability) => (host.TryGet(capability, out ulong value), value);
+    }
+
+    [Fact]
+    public void A_page_table_that_is_to_be_a_parent_is_asked_for_with_tracking_then_without_and_never_given_up_for_another()
+    {
+        const IommuHwptAllocFlags Both = IommuHwptAllocFlags.NestParent | IommuHwptAllocFlags.DirtyTracking;
+        AttachFirst(fd: 20, deviceId: 5, hwptId: 30, dirty: true);
+        // Not one of the others, which can be nobody's parent.
+        VfioDevice second = Bind(21, 6);
+        _kernel.ExpectHwInfo(6, dirty: true);
+        _kernel.ExpectHwptAlloc(6, Both, 31);
+        _kernel.ExpectAttach(21, 31);
+        Assert.Equal(Both, _container.Attach(second, nestingParent: true).Entry!.Hwpt.Flags);
+        // Joined by the next one that wants a parent.
+        VfioDevice third = Bind(22, 7);
+        _kernel.ExpectHwInfo(7, dirty: true);
+        _kernel.ExpectAttach(22, 31);
+        Assert.Equal(31u, _container.Attach(third, nestingParent: true).Entry!.Hwpt.Id);
+        // An IOMMU that has either but not both.
+        VfioDevice fourth = Bind(23, 8);
+        _kernel.ExpectHwInfo(8, dirty: true);
+        _kernel.ExpectAttach(23, 31, Errno.EINVAL);
+        _kernel.ExpectHwptAlloc(8, Both, 32, Errno.EOPNOTSUPP);
+        _kernel.ExpectHwptAlloc(8, IommuHwptAllocFlags.NestParent, 33);
+        _kernel.ExpectAttach(23, 33);
+        Attachment attachment = _container.Attach(fourth, nestingParent: true);
+        Assert.False(attachment.HasIommuTracking);
+        Assert.NotNull(attachment.NoTrackingReason);
+        // And one that has neither: not attached to the address space as if nothing had been asked.
+        VfioDevice fifth = Bind(24, 9);
+        _kernel.ExpectHwInfo(9, dirty: false);
+        _kernel.ExpectAttach(24, 33, Errno.EINVAL);
+        _kernel.ExpectAttach(24, 31, Errno.EINVAL);
+        _kernel.ExpectHwptAlloc(9, IommuHwptAllocFlags.NestParent, 34, Errno.EOPNOTSUPP);
+        Assert.Equal(Errno.EOPNOTSUPP, Assert.Throws<KernelException>(() => _container.Attach(fifth, nestingParent: true)).Errno);
+        Assert.Equal(0, _kernel.Remaining);
     }
 
     private VfioDevice Bind(int fd, uint deviceId) => _kernel.BindDevice(_container.Iommufd, fd, deviceId);

@@ -250,6 +250,66 @@ public sealed class DmaLoggingTests : IDisposable
     }
 
     [Fact]
+    public void Memory_on_both_sides_of_another_devices_window_is_not_joined_across_it()
+    {
+        // The gap with the window is the smaller one, and stays as long as there is another one to join.
+        IovaRange window = Range(0x2_0000_2000, 0x1000);
+        IovaRange[] wanted = [Range(0x2_0000_0000, 0x1000), Range(0x2_0000_4000, 0x1000), Range(0x2_0010_0000, 0x1000)];
+        Assert.Equal(
+            [wanted[0], new IovaRange(wanted[1].First, wanted[2].Last)], LoggedRanges.Fit(wanted, 0x1000, 2, out ulong excess, [window]));
+        Assert.Equal(0xfb000UL, excess);
+        Assert.Equal(2, LoggedRanges.Fit(wanted, 0x1000, 2, out excess).Count);
+        Assert.Equal(0x3000UL, excess);
+        Assert.Single(LoggedRanges.Fit(wanted, 0x1000, 1, out _, [window]));
+
+        // Room for mappings to come, as far as the windows: 32-bit memory, 64-bit memory and what lies between windows.
+        IovaRange high = Range(6UL << 30, 1UL << 30);
+        Assert.Equal(
+            [
+                new IovaRange(new Iova(0), new Iova((1UL << 32) - 1)), Range(1UL << 32, 2UL << 30),
+                new IovaRange(new Iova(7UL << 30), new Iova((8UL << 30) - 1)),
+            ],
+            LoggedRanges.Widen([Range(0, 2UL << 30), Range(1UL << 32, 1UL << 30), Range(7UL << 30, 1UL << 29)], [high]));
+        var random = new Random(20261130);
+        for (int round = 0; round < 500; round++)
+        {
+            // Pieces without overlap, some of which are windows.
+            ulong at = 0;
+            var pieces = new List<IovaRange>();
+            for (int count = random.Next(2, 9); count > 0; count--)
+            {
+                at += (ulong)random.NextInt64(1, 1L << random.Next(1, 24)) << 12;
+                ulong length = (ulong)random.Next(1, 4096) << 12;
+                pieces.Add(Range(at, length));
+                at += length;
+            }
+
+            ILookup<bool, IovaRange> kinds = pieces.ToLookup(_ => random.Next(3) == 0);
+            IReadOnlyList<IovaRange> widened = LoggedRanges.Widen([.. kinds[false]], [.. kinds[true]]);
+            Assert.All(kinds[false], range => Assert.Contains(widened, wide => wide.Contains(range)));
+            Assert.All(kinds[true], other => Assert.DoesNotContain(
+                widened, wide => wide.First.Value <= other.Last.Value && other.First.Value <= wide.Last.Value));
+        }
+    }
+
+    [Fact]
+    public void A_window_of_another_device_is_not_logged_when_the_log_is_armed_again()
+    {
+        var source = new DeviceLogDirtySource("nvme1", _log, () => _ioas.Areas, _buffer);
+        Map(0, 0x1000, guest: 0);
+        ExpectStart([(0UL, 0x1000UL)], 0x1000);
+        source.Start();
+        _kernel.ExpectMap(0x2000);
+        _ioas.Map(new Iova(0x2000), new HostAddress(0x1000), 0x1000, DmaAccess.ReadWrite);
+        Map(0x4000, 0x2000, guest: 0x4000);
+        ExpectReport(0, 0x1000, Errno.Success);
+        ExpectStop();
+        ExpectStart([(0UL, 0x2000UL), (0x4000, 0x4000)], 0x1000);
+        Assert.Equal(0b11_0001UL, Harvest(source));
+        Assert.Equal(0, _kernel.Remaining);
+    }
+
+    [Fact]
     public void A_failing_report_keeps_what_the_device_gave()
     {
         Map(0, 0x4000, guest: 0);

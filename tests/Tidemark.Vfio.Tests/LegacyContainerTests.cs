@@ -84,6 +84,20 @@ public sealed class LegacyContainerTests : IDisposable
     }
 
     [Fact]
+    public void A_device_of_a_group_has_a_host_IOMMU_whose_width_is_that_of_the_container()
+    {
+        using var container = LegacyContainer.Create(_rig.Faults);
+        using AssignedDevice device = _rig.Assign(container, 1);
+        HostIommuDevice host = device.Attachment.HostIommu!;
+        Assert.Equal("nvme1", host.Name);
+        ulong last = container.GetUsableIovas().Ranges[^1].Last.Value;
+        Assert.Equal(64 - System.Numerics.BitOperations.LeadingZeroCount(last), host.ComputeAddressWidth());
+        Assert.InRange(host.ComputeAddressWidth(), 32, 63);
+        Assert.Equal((Errno.Success, 0UL), (host.TryGet(HostIommuCapability.DirtyTracking, out ulong tracks), tracks));
+        Assert.Equal(Errno.EINVAL, host.TryGet((HostIommuCapability)99, out _));
+    }
+
+    [Fact]
     public void What_is_no_container_is_refused_and_left_open_for_its_owner()
     {
         using var file = new KernelFd(_rig.Soft, (int)_rig.Soft.MemfdCreate("none", MemfdFlags.CloseOnExec).Value);

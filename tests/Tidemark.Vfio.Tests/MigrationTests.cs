@@ -227,6 +227,40 @@ public sealed class MigrationTests
         Assert.Equal(0, _kernel.Remaining);
     }
 
+    [Fact]
+    public void A_device_that_may_begin_anew_is_asked_to_say_so_and_its_initial_bytes_come_back()
+    {
+        // UAPI: VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 lets the device set VFIO_PRECOPY_INFO_REINIT.
+        int asked = 0;
+        _kernel.ExpectFeature(VfioDeviceFeatureIndex.Migration, VfioDeviceFeatureFlags.Get, (_, payload) =>
+        {
+            BinaryPrimitives.WriteUInt64LittleEndian(payload, (ulong)All);
+            return Errno.Success;
+        });
+        _kernel.ExpectFeature(VfioDeviceFeatureIndex.MigPrecopyInfoV2, VfioDeviceFeatureFlags.Set, (_, _) =>
+        {
+            asked++;
+            return Errno.Success;
+        });
+        var part = new VfioMigratable("device20", VfioMigration.Create(Device(), out _)!);
+        Assert.Equal(1, asked);
+        _kernel.ExpectState(PreCopy, dataFd: 70);
+        part.BeginSave();
+        foreach ((VfioPrecopyInfoFlags flags, ulong initial) in ((VfioPrecopyInfoFlags, ulong)[])[(0, 24), (0, 0), (VfioPrecopyInfoFlags.Reinit, 48), (0, 0)])
+        {
+            ExpectDataSize(1000, Errno.Success);
+            _kernel.Expect(VfioRequests.MigGetPrecopyInfo, (_, argument) =>
+            {
+                argument.Write32(4, (uint)flags);
+                BinaryPrimitives.WriteUInt64LittleEndian(argument[8..], initial);
+                return Errno.Success;
+            });
+            Assert.Equal(new StateEstimate(initial, 0, 1000), part.Estimate());
+        }
+
+        Assert.Equal(0, _kernel.Remaining);
+    }
+
     private void ExpectDataSize(ulong size, Errno errno) =>
         _kernel.ExpectFeature(VfioDeviceFeatureIndex.MigDataSize, VfioDeviceFeatureFlags.Get, (_, payload) =>
         {

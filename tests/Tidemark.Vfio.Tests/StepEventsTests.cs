@@ -45,6 +45,65 @@ public sealed class StepEventsTests : IDisposable
         Assert.True(missing.Length == 0, $"not told: {string.Join(", ", missing)}");
     }
 
+    /// <summary>The values that a person compares with what was asked for: ids, ranges, page sizes, numbers of pages.</summary>
+    [Fact]
+    public void The_values_of_a_step_are_those_of_what_was_done()
+    {
+        var logger = new CollectingLogger();
+        uint deviceId, table, ioas;
+        int fd, iommufd;
+        ulong capabilities;
+        using (new StepLogger(logger))
+        {
+            using var scene = new TrackedScene(_rig, Backend.Iommufd, [5, 1]);
+            scene.Harvest();
+            scene.Write(5, TrackedScene.FirstPage);
+            scene.Write(1, TrackedScene.FirstPage + 3);
+            scene.Harvest();
+            scene.Map(1UL << 33, TrackedScene.WindowStart, 0x3000);
+            scene.Container.Unmap(IovaRange.FromLength(new Iova(1UL << 33), 0x3000));
+            scene.Devices[5].Migratable!.BeginSave();
+            scene.Devices[5].Migratable!.Estimate();
+            scene.Devices[5].Migratable!.Recover();
+            VfioDevice device = scene.Devices[5].Device;
+            (fd, deviceId) = (device.Fd.Number, device.DeviceId!.Value);
+            capabilities = (ulong)scene.Devices[5].Attachment.HostIommu!.Caps.Capabilities;
+            (iommufd, ioas, table) = (scene.Iommufd.Iommufd.Fd.Number, scene.Iommufd.Ioas.Id, scene.Devices[5].Attachment.Entry!.Hwpt.Id);
+        }
+
+        Told("IoasAllocated", ("iommufd", iommufd), ("ioas", ioas));
+        Told("DeviceOpened", ("device", "nvme5"), ("fd", fd));
+        Told("DeviceBound", ("device", "nvme5"), ("iommufd", iommufd), ("fd", fd), ("deviceId", deviceId), ("outcome", "ok"));
+        Told("HardwareDescribed", ("deviceId", deviceId), ("capabilities", capabilities), ("type", "IntelVtd"), ("pasidBits", 0u), ("outcome", "ok"));
+        Told("HwptAllocated", ("deviceId", deviceId), ("parent", ioas), ("flags", "DirtyTracking"), ("hwpt", table), ("outcome", "ok"));
+        Told("DeviceAttached", ("device", "nvme5"), ("asked", table), ("used", table), ("outcome", "ok"));
+        Told("TrackerChosen", ("device", "nvme5"), ("tracker", "DeviceLog"));
+        Told("AreaMapped", ("ioas", ioas), ("iova", 0UL), ("length", TrackedScene.WindowStart), ("access", "ReadWrite"), ("outcome", "ok"));
+        Told("DmaLogStarted", ("device", "nvme5"), ("count", 1), ("pageSize", 4096UL), ("excessBytes", 0UL), ("outcome", "ok"));
+        Told("DirtyTrackingSet", ("table", $"HWPT {table}"), ("on", true), ("outcome", "ok"));
+        // 6 MiB from page 0, a bit for each page of 4 KiB; each device wrote one page and its queues.
+        CollectingLogger.Line[] reads = [.. logger.Lines.Where(line => line.Id.Name == "DirtyPagesRead"
+            && line.Values["length"] is TrackedScene.WindowStart && line.Values["bitmapBytes"] is 192UL && line.Values["guestPage"] is 0UL)];
+        Assert.Contains(reads, line => ((string)line.Values["what"]!).Contains("nvme5", StringComparison.Ordinal) && (ulong)line.Values["dirtyPages"]! is > 0 and < 8);
+        Assert.Contains(reads, line => ((string)line.Values["what"]!).Contains($"HWPT {table}", StringComparison.Ordinal) && (ulong)line.Values["dirtyPages"]! is > 0 and < 8);
+        Told("AreaUnmapped", ("ioas", ioas), ("iova", 1UL << 33), ("length", 0x3000UL), ("unmapped", 0x3000UL), ("outcome", "ok"));
+        Told("MigrationStateSet", ("device", "nvme5"), ("state", "PreCopy"), ("recovers", false), ("outcome", "ok"));
+        Told("PrecopyEstimated", ("device", "nvme5"), ("outcome", "ok"));
+        Told("DataSizeEstimated", ("device", "nvme5"), ("outcome", "ok"));
+        Told("MigrationStateSet", ("device", "nvme5"), ("state", "Running"), ("stream", -1));
+        Told("DmaLogStopped", ("device", "nvme5"), ("outcome", "ok"));
+        Told("DeviceDetached", ("device", "nvme5"), ("outcome", "ok"));
+        Told("ObjectDestroyed", ("id", table), ("outcome", "ok"));
+
+        void Told(string name, params (string Name, object Value)[] values)
+        {
+            CollectingLogger.Line[] lines = [.. logger.Lines.Where(line => line.Id.Name == name)];
+            Assert.True(
+                lines.Any(line => values.All(value => value.Value.Equals(line.Values[value.Name]))),
+                $"{name} {string.Join(", ", values)} is not among\n{string.Join("\n", lines.Select(line => line.Text))}");
+        }
+    }
+
     [Fact]
     public void An_event_is_a_sentence_with_names_and_values_beside_it_and_a_refusal_is_louder()
     {

@@ -30,9 +30,13 @@ internal static class RunCommand
         {
             Description = "Live update: go on with the machine of this name that another process here runs, without its devices noticing.",
         };
+        var dieAt = new Option<LiveUpdateStep?>("--die-at")
+        {
+            Description = "For tests: end as if killed at this step of a live update.", HelpName = "STEP",
+        };
         var command = new Command("run", "Run a machine from its file, until it is stopped or has moved away.\n\nCtrl-C stops it in order. Move it with `tidemark migrate`.")
         {
-            file, name, kernel, trace, plant, tied, exercise, takeOver,
+            file, name, kernel, trace, plant, tied, exercise, takeOver, dieAt,
         };
         runner.Attach(command, (parsed, terminal, cancellation) =>
         {
@@ -41,6 +45,7 @@ internal static class RunCommand
                 parsed.GetValue(trace), parsed.GetValue(tied))
             {
                 Exercises = parsed.GetValue(exercise) ? GuestMachineExercises.Reattach : GuestMachineExercises.None,
+                DieAt = parsed.GetValue(dieAt),
             };
             return parsed.GetValue(takeOver)
                 ? TakeOver(request, terminal, cancellation)
@@ -105,18 +110,20 @@ internal static class RunCommand
             EndWithStandardInput(end);
         using KernelChoice kernel = KernelChoice.Create(request.Kernel, description, request.Trace);
         using LiveUpdateSocket place = LiveUpdateSocket.Open(name);
-        using System.Net.Sockets.Socket socket = place.Ask();
-        using GuestMachine machine = TakeOver(description, kernel, socket, out TimeSpan stoodStill);
+        using System.Net.Sockets.Socket socket = place.Ask(out int oldProcess);
+        using GuestMachine machine = TakeOver(
+            description, kernel, socket, step => MachineProcess.Die(request.DieAt, step), out TimeSpan stoodStill);
         using var process = new MachineProcess(name, machine, kernel.Kernel, terminal, MigrationFaults.None);
-        return process.RunTaken(stoodStill, end.Token);
+        return process.RunTaken(stoodStill, oldProcess, end.Token);
     }
 
     private static GuestMachine TakeOver(
-        MachineDescription description, KernelChoice kernel, System.Net.Sockets.Socket socket, out TimeSpan stoodStill)
+        MachineDescription description, KernelChoice kernel, System.Net.Sockets.Socket socket, Action<LiveUpdateStep> onStep,
+        out TimeSpan stoodStill)
     {
         try
         {
-            return LiveUpdateLink.TakeOver(description, kernel.Kernel, kernel.Sysfs, socket, out stoodStill);
+            return LiveUpdateLink.TakeOver(description, kernel.Kernel, kernel.Sysfs, socket, out stoodStill, onStep);
         }
         catch (Exception failure) when (failure is InvalidDataException or Machine.Nvme.NvmeException)
         {
@@ -145,7 +152,7 @@ internal static class RunCommand
             EndWithStandardInput(end);
         using KernelChoice kernel = KernelChoice.Create(request.Kernel, description, request.Trace, plant.Kernel);
         using GuestMachine machine = GuestMachine.Assemble(description, kernel.Kernel, kernel.Sysfs, plant.Machine, request.Exercises);
-        using var process = new MachineProcess(machineName, machine, kernel.Kernel, terminal, plant.Engine);
+        using var process = new MachineProcess(machineName, machine, kernel.Kernel, terminal, plant.Engine) { DieAtStep = request.DieAt };
         return body(process, end.Token);
     }
 
@@ -174,6 +181,8 @@ internal static class RunCommand
     internal sealed record HostRequest(string File, string? Name, string? Kernel, string? Plant, string? Trace, bool Tied)
     {
         public GuestMachineExercises Exercises { get; init; }
+
+        public LiveUpdateStep? DieAt { get; init; }
     }
 
     internal static Option<string?> NameOption() => new("--name") { Description = "Another name than the file's.", HelpName = "NAME" };

@@ -44,11 +44,13 @@ internal sealed class LiveUpdateSocket : IDisposable
     }
 
     /// <summary>Asks the machine's process to hand it over; returns the connection on which it does.</summary>
+    /// <param name="processId">The process that has the machine.</param>
     /// <exception cref="CommandFailure">No such machine runs, or it refuses.</exception>
-    public Socket Ask()
+    public Socket Ask(out int processId)
     {
         using ControlClient client = ControlClient.Connect(_name);
-        client.Request(new JsonObject { ["op"] = "hand-over", ["to"] = _path });
+        JsonObject answer = client.Request(new JsonObject { ["op"] = "hand-over", ["to"] = _path });
+        processId = answer["processId"]?.GetValue<int>() ?? 0;
         if (!_listener.Poll(ConnectLimit, SelectMode.SelectRead))
             throw new CommandFailure($"The process of {_name} answered and did not connect to {_path} within {ConnectLimit.TotalSeconds:0} s.", ExitCode.Inconclusive);
         return _listener.Accept();

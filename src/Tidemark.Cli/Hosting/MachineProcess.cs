@@ -15,7 +15,7 @@ namespace Tidemark.Cli.Hosting;
 ///                           ^ ^--dirty-rate--> Measuring --done, or a migration is asked for--> Running
 ///                           |                    |--Cancelled, Failed--> Running
 ///                           |                    '--StateUnknown------> Unknown (stands still) --resolve--> Running | Moved
-/// hand-over: Running --> Updating --taken--> Moved (process ends)  '--not taken--> Running
+/// hand-over: Running --> Updating --it runs there--> Moved (process ends)  '--anything else--> Running
 ///                           '--snapshot save--> Saving --done, or nothing saved--> Running, with --stop: Stopped
 /// receive:  Receiving --Completed--> Running     '--Failed--> process ends
 /// restore:  Restoring --Completed--> Running     '--Failed--> process ends
@@ -140,6 +140,7 @@ internal sealed partial class MachineProcess : IDisposable
         }
 
         CancelMigration(TimeSpan.FromSeconds(5));
+        AwaitEndOfUpdate();
         AwaitEndOfSave();
         EndMeasuring();
         MachineState state;

@@ -53,14 +53,15 @@ internal sealed class PageCharge(SoftProcess process, PageAccount account)
         return Errno.Success;
     }
 
-    /// <summary>Whether the owner would be another one.</summary>
-    public bool MovesTo(SoftProcess caller) => !ReferenceEquals(_process, caller);
+    /// <summary>Whether the owner would be another one. What nobody is charged for stays pinned for whom it was.</summary>
+    public bool MovesTo(SoftProcess caller) => _account != PageAccount.None && !ReferenceEquals(_process, caller);
 
     /// <summary>The owner is another one from here on, who was charged already (see <see cref="TryAdd"/>).</summary>
     public void MoveTo(SoftProcess caller)
     {
-        if (MovesTo(caller))
-            Remove(_process, _account, Pages);
+        if (!MovesTo(caller))
+            return;
+        Remove(_process, _account, Pages);
         _process = caller;
     }
 

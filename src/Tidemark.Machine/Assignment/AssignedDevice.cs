@@ -61,6 +61,10 @@ public sealed class AssignedDevice : IDisposable
     /// <summary>The device's migration states, or null when its VFIO driver has none.</summary>
     public VfioMigratable? Migratable { get; }
 
+    /// <summary>The device's configuration space, where it moves beside <see cref="Migratable"/>; a driver that helps sets it
+    /// up itself.</summary>
+    public PciConfigPart? Configuration { get; private set; }
+
     /// <summary>How it moves, and why so. By states, until <see cref="ChooseHandover"/> says otherwise.</summary>
     public HandoverChoice Handover { get; private set; }
 
@@ -74,6 +78,14 @@ public sealed class AssignedDevice : IDisposable
         HandoverKind.DriverAssisted => Assisted,
         HandoverKind.None => null,
         _ => null,
+    };
+
+    /// <summary>Everything of it that moves with the machine.</summary>
+    public IEnumerable<IMigratable> Parts => Part switch
+    {
+        null => [],
+        VfioMigratable when Configuration is not null => [Part, Configuration],
+        _ => [Part],
     };
 
     /// <summary>Why <see cref="Migratable"/> is null, for users.</summary>
@@ -133,6 +145,7 @@ public sealed class AssignedDevice : IDisposable
     public void ChooseHandover(HandoverWish wish, string? driverLack, IHandoverDriver? driver = null)
     {
         Handover = HandoverChoice.Choose(Name, wish, MigrationLack, driverLack ?? driver?.FindObstacle());
+        Configuration = Handover.Kind == HandoverKind.States ? PciConfigPart.Find(Device) : null;
         Assisted = Handover.Kind == HandoverKind.DriverAssisted && driver is not null
             ? new DriverAssistedMigratable(Name, driver, new PciBusMaster(Device), QuiesceLimit)
             : null;

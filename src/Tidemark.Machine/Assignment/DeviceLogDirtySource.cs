@@ -54,7 +54,7 @@ public sealed class DeviceLogDirtySource : IDirtySource
     {
         IovaRange[] ranges = FindRanges();
         if (ranges.Length != 0)
-            _log.Start(ranges);
+            _log.Start(ranges, FindWindows());
         _on = true;
     }
 
@@ -128,6 +128,9 @@ public sealed class DeviceLogDirtySource : IDirtySource
 
     private IovaRange[] FindRanges() => [.. _areas().Where(area => area.CanDirtyGuest).Select(area => area.Range)];
 
+    /// <summary>What is mapped and is no memory of the guest's: BARs of other devices.</summary>
+    private IovaRange[] FindWindows() => [.. _areas().Where(area => area.Guest is null).Select(area => area.Range)];
+
     /// <returns>Whether the log covers it.</returns>
     private bool Take(MappedArea area, PageBitmap pages)
     {
@@ -148,8 +151,9 @@ public sealed class DeviceLogDirtySource : IDirtySource
         // later.
         TryStop();
         IovaRange[] ranges = FindRanges();
-        if (ranges.Length != 0 && !TryStart(LoggedRanges.Widen(ranges)))
-            TryStart(ranges);
+        IovaRange[] windows = FindWindows();
+        if (ranges.Length != 0 && !TryStart(LoggedRanges.Widen(ranges, windows), windows))
+            TryStart(ranges, windows);
 
         // ORDER: after the new start. What was written between the last read and it is in no log.
         foreach (MappedArea area in _areas())
@@ -171,11 +175,11 @@ public sealed class DeviceLogDirtySource : IDirtySource
         }
     }
 
-    private bool TryStart(IReadOnlyList<IovaRange> ranges)
+    private bool TryStart(IReadOnlyList<IovaRange> ranges, IReadOnlyList<IovaRange> windows)
     {
         try
         {
-            _log.Start(ranges);
+            _log.Start(ranges, windows);
             return true;
         }
         catch (KernelException)

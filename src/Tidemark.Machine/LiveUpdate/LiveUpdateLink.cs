@@ -1,5 +1,3 @@
-using System.Buffers.Binary;
-using System.Diagnostics;
 using System.Net.Sockets;
 using Tidemark.Abi;
 using Tidemark.Kernel;
@@ -10,245 +8,88 @@ namespace Tidemark.Machine.LiveUpdate;
 /// <summary>
 /// The connection over which a machine goes from one process of a host to another.
 /// <code>
-/// the process that has it                         the process that goes on
+/// the process that has it (giver)                  the process that goes on (taker)
 ///   workload stands still, devices work
-///   head + descriptors (SCM_RIGHTS), manifest --&gt;
-///                                                 adopts all of it, IOMMU_IOAS_CHANGE_PROCESS
-///                                      &lt;-- taken      (or: refused, and why)
-///   relinquishes everything
-///   yours --&gt;
-///                                                 workload goes on
+///   offer: head + descriptors (SCM_RIGHTS) --&gt;
+///     manifest (a memfd), memory, iommufd, devices   adopts all of it; IOMMU_IOAS_CHANGE_PROCESS, interrupts
+///                                        &lt;-- runs       (or: refused, and why)
+///   relinquishes everything, ends                    workload goes on
+///
+///   in between, if the taker refuses, ends, or is silent for too long, or this one is to stop:
+///   back --&gt;  door shut, inbox looked through
+///   IOMMU_IOAS_CHANGE_PROCESS, interrupts; workload goes on here
 /// </code>
-/// Exactly one goes on: the one that has it until it has read "taken", the other one after it has read "yours". Whatever
-/// happens before "taken" leaves the machine where it was.
+/// Exactly one goes on; who, and why never both, is drawn at <see cref="GiverHandover"/>. Each message but the offer is a few
+/// bytes, and the offer is one message, so the socket never is too full for "back".
 /// </summary>
 public static class LiveUpdateLink
 {
-    private const uint Magic = 0x554C_4D54; // "TMLU"
-    private const uint Version = 1;
-    private const int HeadLength = 24;
-    private const byte Taken = (byte)'T';
-    private const byte Refused = (byte)'F';
-    private const byte Yours = (byte)'Y';
+    internal const uint Magic = 0x554C_4D54; // "TMLU"
+    internal const uint Version = 2;
+    internal const int HeadLength = 24;
+    internal const byte Runs = (byte)'R';
+    internal const byte Refused = (byte)'F';
+    internal const byte Back = (byte)'B';
 
     /// <summary>LIMIT: the workload's state has at most 16 MiB, and mappings are smaller.</summary>
-    private const int MaximumManifestBytes = 64 << 20;
+    internal const int MaximumManifestBytes = 64 << 20;
 
     /// <summary>LIMIT: what one message can carry is 253.</summary>
-    private const int MaximumDescriptors = 253;
+    internal const int MaximumDescriptors = 253;
 
     /// <summary>LIMIT: how long a side waits for the other one, which may be on a busy or emulated processor; then the
     /// machine stays where it is.</summary>
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(60);
+    internal static readonly TimeSpan Patience = TimeSpan.FromSeconds(60);
 
     /// <summary>Hands a running machine over. Afterwards it may only be disposed of.</summary>
-    /// <param name="socket">A connected Unix socket.</param>
-    /// <exception cref="KernelException">It can not be handed over, or the other side can not take it; the machine runs on
+    /// <param name="socket">A connected Unix stream socket. To be closed after this returns or throws, not before.</param>
+    /// <param name="cancellation">Calls the machine back, unless it runs at the other side already.</param>
+    /// <exception cref="KernelException">It can not be handed over, or the other side did not take it; the machine runs on
     /// here.</exception>
-    public static void HandOver(GuestMachine machine, IKernel kernel, Socket socket)
+    public static void HandOver(
+        GuestMachine machine, IKernel kernel, Socket socket, Action<LiveUpdateStep>? onStep = null,
+        CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(machine);
         ArgumentNullException.ThrowIfNull(kernel);
         ArgumentNullException.ThrowIfNull(socket);
         if (machine.FindAdoptionObstacle() is { } obstacle)
-            throw new KernelException("Handing the machine to another process", Errno.EOPNOTSUPP, obstacle);
+            throw new KernelException(UpdateGiver.Operation, Errno.EOPNOTSUPP, obstacle);
         SetPatience(socket);
-        long stopped = Stopwatch.GetTimestamp();
-        machine.StopWorkload();
-        try
-        {
-            Send(machine.Bequeath(), kernel, socket, stopped);
-            AwaitTaken(socket);
-        }
-        catch (Exception failure) when (failure is SocketException or KernelException or InvalidDataException)
-        {
-            // The other process has nothing to go on with: what is charged to it comes back, and the machine runs on.
-            TakeBack(machine);
-            machine.ResumeWorkload();
-            throw failure as KernelException
-                ?? new KernelException("Handing the machine to another process", Errno.EPIPE, $"{failure.Message} The machine runs on here.");
-        }
-        catch
-        {
-            // A defect of ours, before anything was given away.
-            machine.ResumeWorkload();
-            throw;
-        }
-
-        machine.Relinquish();
-        try
-        {
-            socket.Send([Yours]);
-        }
-        catch (SocketException)
-        {
-            // The other process has said that it has everything and is gone. Here nothing may run any more all the same: it
-            // may have read this byte.
-        }
+        new UpdateGiver(machine, kernel, socket, onStep).Run(cancellation);
     }
 
     /// <summary>Takes a machine over; it runs here when this returns.</summary>
-    /// <param name="socket">A connected Unix socket.</param>
+    /// <param name="socket">A connected Unix stream socket.</param>
     /// <param name="stoodStill">How long the workload stood still.</param>
     /// <exception cref="KernelException">A step was refused; the machine runs on where it was.</exception>
     /// <exception cref="InvalidDataException">It is another machine than the file's; it runs on where it was.</exception>
-    /// <exception cref="IOException">The other process went away.</exception>
+    /// <exception cref="IOException">The other process called the machine back, or ended before it had offered it.</exception>
     public static GuestMachine TakeOver(
-        MachineDescription description, IKernel kernel, ISysfs sysfs, Socket socket, out TimeSpan stoodStill)
+        MachineDescription description, IKernel kernel, ISysfs sysfs, Socket socket, out TimeSpan stoodStill,
+        Action<LiveUpdateStep>? onStep = null)
     {
+        ArgumentNullException.ThrowIfNull(description);
         ArgumentNullException.ThrowIfNull(kernel);
         ArgumentNullException.ThrowIfNull(socket);
         SetPatience(socket);
-        MachineInheritance inheritance = Receive(kernel, socket, out long stopped);
-        GuestMachine machine;
-        try
-        {
-            machine = GuestMachine.Adopt(description, kernel, sysfs, inheritance);
-        }
-        catch (Exception failure)
-        {
-            // The other process is told why, and its machine runs on.
-            inheritance.Dispose();
-            TryRefuse(socket, failure.Message);
-            throw;
-        }
-
-        try
-        {
-            try
-            {
-                machine.TakeCharge();
-            }
-            catch (KernelException failure)
-            {
-                // As above.
-                TryRefuse(socket, failure.Message);
-                throw;
-            }
-
-            socket.Send([Taken]);
-            Span<byte> answer = stackalloc byte[1];
-            if (socket.Receive(answer) != 1 || answer[0] != Yours)
-                throw new IOException("The process that had the machine went away before it let go: whether its devices still belong to somebody is unknown.");
-            machine.GoOn();
-            stoodStill = Stopwatch.GetElapsedTime(stopped);
-            return machine;
-        }
-        catch (SocketException failure)
-        {
-            // The machine is still the other process's.
-            machine.Relinquish();
-            machine.Dispose();
-            throw new IOException($"The process that had the machine does not answer: {failure.Message}", failure);
-        }
-        catch
-        {
-            // The same.
-            machine.Relinquish();
-            machine.Dispose();
-            throw;
-        }
+        return new UpdateTaker(kernel, socket, onStep).Run(description, sysfs, out stoodStill);
     }
 
-    private static void Send(MachineInheritance inheritance, IKernel kernel, Socket socket, long stopped)
+    /// <summary>Sends a few bytes.</summary>
+    internal static SocketError Say(Socket socket, ReadOnlySpan<byte> bytes)
     {
-        var head = new byte[HeadLength];
-        BinaryPrimitives.WriteUInt32LittleEndian(head, Magic);
-        BinaryPrimitives.WriteUInt32LittleEndian(head.AsSpan(4), Version);
-        BinaryPrimitives.WriteUInt64LittleEndian(head.AsSpan(8), (ulong)inheritance.Manifest.Length);
-        BinaryPrimitives.WriteInt64LittleEndian(head.AsSpan(16), stopped);
-        SyscallResult sent = kernel.SendRights(
-            NumberOf(socket), head, [.. inheritance.Descriptors.Select(descriptor => descriptor.Number)]);
-        if (!sent.Succeeded)
-        {
-            throw new KernelException("Sending the machine's descriptors to another process", sent.Errno, sent.Errno == Errno.EOPNOTSUPP
-                ? "The soft kernel and its devices live in this process; only a real kernel's go from one to another."
-                : null);
-        }
-
-        // The kernel takes a head that short whole, or not at all.
-        ReadOnlySpan<byte> rest = inheritance.Manifest.Span;
-        while (!rest.IsEmpty)
-            rest = rest[socket.Send(rest)..];
+        socket.Send(bytes, SocketFlags.None, out SocketError error);
+        return error;
     }
 
-    private static MachineInheritance Receive(IKernel kernel, Socket socket, out long stopped)
-    {
-        var head = new byte[HeadLength];
-        var numbers = new int[MaximumDescriptors];
-        SyscallResult received = kernel.ReceiveRights(NumberOf(socket), head, numbers);
-        received.ThrowIfFailed("Receiving a machine's descriptors from another process");
-        KernelFd[] descriptors = [.. numbers.Where(number => number >= 0).Select(number => new KernelFd(kernel, number))];
-        try
-        {
-            ulong length = BinaryPrimitives.ReadUInt64LittleEndian(head.AsSpan(8));
-            stopped = BinaryPrimitives.ReadInt64LittleEndian(head.AsSpan(16));
-            if (received.Value == 0)
-                throw new IOException("The process that has the machine did not hand it over; `tidemark status` asks it.");
-            if (received.Value != HeadLength || BinaryPrimitives.ReadUInt32LittleEndian(head) != Magic
-                || BinaryPrimitives.ReadUInt32LittleEndian(head.AsSpan(4)) != Version || length > MaximumManifestBytes)
-            {
-                throw new InvalidDataException("The other process does not speak this version of the live update.");
-            }
-
-            var manifest = new byte[length];
-            for (int filled = 0; filled < manifest.Length;)
-            {
-                int count = socket.Receive(manifest.AsSpan(filled));
-                filled += count > 0 ? count : throw new IOException("The process that has the machine ended in the middle of the hand-over.");
-            }
-
-            return MachineInheritance.Of(descriptors, manifest);
-        }
-        catch
-        {
-            Array.ForEach(descriptors, descriptor => descriptor.Dispose());
-            throw;
-        }
-    }
-
-    private static void AwaitTaken(Socket socket)
-    {
-        var answer = new byte[4096];
-        int length = socket.Receive(answer);
-        if (length == 1 && answer[0] == Taken)
-            return;
-        string reason = length > 1 && answer[0] == Refused
-            ? System.Text.Encoding.UTF8.GetString(answer, 1, length - 1)
-            : "The other process went away.";
-        throw new KernelException("Handing the machine to another process", Errno.EPIPE, $"{reason} The machine runs on here.");
-    }
-
-    private static void TryRefuse(Socket socket, string reason)
-    {
-        try
-        {
-            byte[] text = System.Text.Encoding.UTF8.GetBytes(reason);
-            socket.Send([Refused, .. text.AsSpan(0, Math.Min(text.Length, 4000))]);
-        }
-        catch (SocketException)
-        {
-            // It went away, or will see that we do.
-        }
-    }
-
-    private static void TakeBack(GuestMachine machine)
-    {
-        try
-        {
-            machine.TakeCharge();
-        }
-        catch (KernelException)
-        {
-            // The pages stay charged to a process that is about to end; they stay pinned, and devices write on.
-        }
-    }
+    /// <summary>Whether an error of a socket says that the other end is closed, or takes nothing any more.</summary>
+    internal static bool IsShut(SocketError error) =>
+        error is SocketError.Shutdown or SocketError.ConnectionReset or SocketError.ConnectionAborted or SocketError.NotConnected;
 
     private static void SetPatience(Socket socket)
     {
         socket.ReceiveTimeout = (int)Patience.TotalMilliseconds;
         socket.SendTimeout = (int)Patience.TotalMilliseconds;
     }
-
-    private static int NumberOf(Socket socket) => (int)socket.Handle;
 }

@@ -150,6 +150,9 @@ public sealed partial class NvmeDriver : IDisposable
     /// </summary>
     public void ConnectInterrupts() => _interrupts.Connect(_hardware);
 
+    /// <summary>Points the vectors at this driver's eventfds again, if they ever were.</summary>
+    public void ReconnectInterrupts() => _interrupts.Reconnect(_hardware);
+
     /// <summary>
     /// Commands in flight get their whole timeout again: time in which the controller stood still does not count.
     /// </summary>

@@ -28,6 +28,13 @@ internal sealed class NvmeInterrupts(IKernel? kernel) : IDisposable
         _connected = true;
     }
 
+    /// <summary>As <see cref="Connect"/>, where another process may have connected its own since.</summary>
+    public void Reconnect(INvmeHardware hardware)
+    {
+        if (_connected)
+            hardware.EnableInterrupts(_vectors);
+    }
+
     /// <summary>The vectors signal nothing any more. Nothing when they were not connected.</summary>
     public void Disconnect(INvmeHardware hardware)
     {

@@ -165,6 +165,13 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
         Processor.Start();
     }
 
+    /// <summary>As <see cref="Start"/>, and it stands still until <see cref="Resume"/>.</summary>
+    public void StartStandingStill()
+    {
+        Pause();
+        Start();
+    }
+
     public void Dispose()
     {
         // Ended as it stands, paused or not: a machine that has moved away must not take another step here.

@@ -67,8 +67,11 @@ public sealed class SocketAcceptor : IAcceptor
             while (true)
             {
                 cancellation.ThrowIfCancellationRequested();
-                if (_listener!.Poll(LookInterval, SelectMode.SelectRead) && TryAccept(_listener) is { } socket)
-                    return new SocketConnection(socket, PeerName(socket), _kernel);
+                // On Linux a connection that was reset meanwhile is still there to be accepted, so this does not block.
+                if (!_listener!.Poll(LookInterval, SelectMode.SelectRead))
+                    continue;
+                Socket socket = _listener.Accept();
+                return new SocketConnection(socket, PeerName(socket), _kernel);
             }
         }
         catch (Exception failure) when (failure is SocketException or ObjectDisposedException)
@@ -76,20 +79,6 @@ public sealed class SocketAcceptor : IAcceptor
             // The listener is gone, which only Dispose does, or the system is out of descriptors.
             cancellation.ThrowIfCancellationRequested();
             throw new IOException($"Accepting a connection on {Address} failed: {failure.Message}", failure);
-        }
-    }
-
-    /// <summary>Whoever knocked may be gone again.</summary>
-    private static Socket? TryAccept(Socket listener)
-    {
-        try
-        {
-            return listener.Accept();
-        }
-        catch (SocketException failure) when (failure.SocketErrorCode is SocketError.WouldBlock or SocketError.ConnectionAborted)
-        {
-            // Nobody is there: the next look waits again.
-            return null;
         }
     }
 
@@ -110,7 +99,6 @@ public sealed class SocketAcceptor : IAcceptor
             socket.Bind(new UnixDomainSocketEndPoint(unix.Path));
             File.SetUnixFileMode(unix.Path, UnixFileMode.UserRead | UnixFileMode.UserWrite);
             socket.Listen(16);
-            socket.Blocking = false;
             return new SocketAcceptor(socket, unix.ToString(), unix.Path, null, kernel);
         }
         catch (Exception failure) when (failure is SocketException or IOException or UnauthorizedAccessException)
@@ -132,7 +120,6 @@ public sealed class SocketAcceptor : IAcceptor
             socket = new Socket(ip.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
             socket.Bind(new IPEndPoint(ip, tcp.Port));
             socket.Listen(80);
-            socket.Blocking = false;
             int port = ((IPEndPoint)socket.LocalEndPoint!).Port;
             return new SocketAcceptor(socket, new MigrationAddress.Tcp(tcp.Host, port).ToString(), null, null, kernel);
         }

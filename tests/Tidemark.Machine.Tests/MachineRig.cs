@@ -77,6 +77,8 @@ internal sealed class MachineRig : IDisposable
                 P2P = device.Migration && device.P2P,
                 PreCopy = device.Migration && device.PreCopy,
                 DmaLogging = device.DmaLogging,
+                InternalStateBytes = device.InternalStateBytes,
+                LoadTime = device.LoadTime,
             })])
         {
             Mediated = [.. host.Mediated.Select(uuid => new SoftMtty(uuid, Ports: 1))],

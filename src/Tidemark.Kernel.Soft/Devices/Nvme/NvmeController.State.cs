@@ -115,10 +115,10 @@ internal sealed partial class NvmeController
         byte[] memory = new byte[description.InternalStateBytes];
         ulong value = 0;
         foreach (char letter in description.Address)
-            value = (value * 31) + letter;
+            value = unchecked((value * 31) + letter);
         foreach (ref ulong word in MemoryMarshal.Cast<byte, ulong>(memory.AsSpan()))
         {
-            value = (value * 6364136223846793005) + 1442695040888963407;
+            value = unchecked((value * 6364136223846793005) + 1442695040888963407);
             word = value ^ (value >> 29);
         }
 

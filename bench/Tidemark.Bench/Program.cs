@@ -12,6 +12,9 @@ return rest switch
     ["migrate", ..] => MigrateBench.Run(rest[1..], json),
     ["peer", ..] => PeerBench.Run(rest[1..], json),
     ["pause", ..] => PauseBench.Run(rest[1..], json),
+    ["snapshot", ..] => SnapshotBench.Run(rest[1..], json),
+    ["options", ..] => OptionsBench.Run(rest[1..], json),
+    ["devices", ..] => DevicesBench.Run(rest[1..], json),
     // The two sides of plain loopback, started by `migrate` and `peer`.
     ["loopback-send", var bytes, var channels, var address] => LoopbackRun.Send(Size(bytes), Count(channels), address),
     ["loopback-receive", var bytes, var channels, var kind, var state] =>
@@ -31,11 +34,16 @@ static int Usage()
     Console.Error.WriteLine("       Tidemark.Bench migrate [--memory 4GiB] [--channels 2] [--pairs 7] [--json]");
     Console.Error.WriteLine("       Tidemark.Bench peer [--row NAME]... [--memory 2GiB] [--pairs 5] [--json]");
     Console.Error.WriteLine("       Tidemark.Bench pause [--row NAME]... [--memory 1GiB] [--pairs 7] [--json]");
+    Console.Error.WriteLine("       Tidemark.Bench snapshot|devices [--memory SIZE] [--pairs 5] [--json]");
+    Console.Error.WriteLine("       Tidemark.Bench options [--row NAME]... [--memory 1GiB] [--pairs 5] [--json]");
     Console.Error.WriteLine("  kernels   zero-page test, clean bitmap scan and page hash against plain reading");
     Console.Error.WriteLine("  pipeline  merging dirty bitmaps of 1 TiB and cutting them into runs against the same in C (needs gcc)");
     Console.Error.WriteLine("  soft      DMA through the soft kernel's IOMMU and its dirty bits against plain copying and reading");
     Console.Error.WriteLine("  migrate   the first pass of a migration against plain TCP between two processes");
     Console.Error.WriteLine("  peer      whole migrations by us and by QEMU in turns; rows: " + string.Join(", ", PeerRow.All.Select(row => row.Name)));
     Console.Error.WriteLine("  pause     how long machines that write stand still, by us and by QEMU in turns (needs as and ld); rows: " + string.Join(", ", PauseRow.All.Select(row => row.Name)));
+    Console.Error.WriteLine("  snapshot  a machine saved to a file in the temporary folder and restored, by us and by QEMU (mapped-ram) in turns");
+    Console.Error.WriteLine("  devices   the pause with four devices of 100 MiB of state and 70 ms to load against one such device");
+    Console.Error.WriteLine("  options   migrations with an option and without, in turns; rows: " + string.Join(", ", OptionsBench.Rows));
     return 64;
 }

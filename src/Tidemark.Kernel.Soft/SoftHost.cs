@@ -103,6 +103,15 @@ public sealed record SoftNvme(string Address, string? IommuUnit, SoftDisk Disk)
     /// <summary>Can log its own DMA (DMA_LOGGING_*).</summary>
     public bool DmaLogging { get; init; }
 
+    /// <summary>
+    /// Memory inside the device, in bytes, that its final state carries besides what the controller keeps, as the queues
+    /// and tables of a network card. Equal on both sides.
+    /// </summary>
+    public int InternalStateBytes { get; init; }
+
+    /// <summary>How long the device takes, at least, to take a state over.</summary>
+    public TimeSpan LoadTime { get; init; }
+
     /// <summary>PCI vendor, as configuration space and sysfs tell it.</summary>
     public ushort VendorId { get; init; } = NvmePci.SoftVendorId;
 

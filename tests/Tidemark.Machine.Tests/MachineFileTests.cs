@@ -21,7 +21,8 @@ public sealed partial class MachineFileTests
             "iommus": [ { "name": "one", "dirtyTracking": false, "addressWidth": 39 } ],
             "devices": [
               { "address": "0000:01:00.0", "iommu": "one", "disk": "disks/a.img", "mode": "overlay", "overlay": "/var/b.img",
-                "migration": true, "p2p": false, "preCopy": false, "dmaLogging": true }
+                "migration": true, "p2p": false, "preCopy": false, "dmaLogging": true,
+                "internalState": "3MiB", "loadMilliseconds": 70 }
             ],
             "lockedMemory": "8MiB"
           }
@@ -53,6 +54,7 @@ public sealed partial class MachineFileTests
             {
                 Address = "0000:01:00.0", Iommu = "one", Disk = "/base/disks/a.img", Mode = DiskMode.Overlay, Overlay = "/var/b.img",
                 Migration = true, P2P = false, PreCopy = false, DmaLogging = true,
+                InternalStateBytes = 3 << 20, LoadTime = TimeSpan.FromMilliseconds(70),
             },
             Assert.Single(machine.SoftHost.Devices));
         Assert.Equal(8UL << 20, machine.SoftHost.LockedMemoryBytes);

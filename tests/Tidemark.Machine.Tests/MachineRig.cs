@@ -79,6 +79,8 @@ internal sealed class MachineRig : IDisposable
                 PreCopy = device.Migration && device.PreCopy,
                 DmaLogging = device.DmaLogging,
                 SerialNumber = serial ?? $"TM{device.Address}",
+                InternalStateBytes = device.InternalStateBytes,
+                LoadTime = device.LoadTime,
             })])
         {
             Mediated = [.. host.Mediated.Select(uuid => new SoftMtty(uuid, Ports: 1))],

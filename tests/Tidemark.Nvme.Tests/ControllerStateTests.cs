@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Tidemark.Abi;
 using Tidemark.Kernel.Linux;
 using Tidemark.Kernel.Soft;
@@ -322,6 +323,37 @@ public sealed class ControllerStateTests : IDisposable
         using ControllerHarness fresh = New();
         fresh.CreateIOQueues();
         Assert.True(fresh.IO(ControllerHarness.Transfer(NvmOpcode.Read, 0, 8, 0x20_0000)).Status.Succeeded);
+    }
+
+    [Fact]
+    public void Memory_inside_the_device_moves_with_its_state_and_takes_its_time()
+    {
+        var load = TimeSpan.FromMilliseconds(70);
+        using NvmeController source = WithMemory("0000:01:00.0", 3 << 20, TimeSpan.Zero);
+        using NvmeController destination = WithMemory("0000:02:00.0", 3 << 20, load);
+        using NvmeController smaller = WithMemory("0000:03:00.0", 1 << 20, TimeSpan.Zero);
+        Assert.False(source.FinalMemory.Span.SequenceEqual(destination.FinalMemory.Span));
+        byte[] stream = [.. source.SaveFinal(), .. source.FinalMemory.Span];
+        Assert.InRange((ulong)stream.Length, 3ul << 20, source.FinalStateSize);
+        Assert.Equal(Errno.EINVAL, smaller.LoadState(stream));
+        Assert.Equal(Errno.EINVAL, destination.LoadState(stream.AsSpan(0, stream.Length - 1)));
+        long start = Stopwatch.GetTimestamp();
+        Assert.Equal(Errno.Success, destination.LoadState(stream));
+        Assert.True(Stopwatch.GetElapsedTime(start) >= load - TimeSpan.FromMilliseconds(1));
+        Assert.True(source.FinalMemory.Span.SequenceEqual(destination.FinalMemory.Span));
+    }
+
+    private NvmeController WithMemory(string address, int byteLength, TimeSpan load)
+    {
+        var controller = new NvmeController(
+            new SoftNvme(address, "iommu0", ControllerHarness.ReadOnlyDisk(_file))
+            {
+                SerialNumber = "one", InternalStateBytes = byteLength, LoadTime = load,
+            },
+            new LinuxKernel(), new FakeDmaPort(_memory.Guest));
+        controller.Quiesce();
+        controller.Freeze();
+        return controller;
     }
 
     private ControllerHarness New() => new(ControllerHarness.ReadOnlyDisk(_file), _memory);

@@ -68,6 +68,8 @@ internal sealed class KernelChoice : IDisposable
             P2P = device.Migration && device.P2P,
             PreCopy = device.Migration && device.PreCopy,
             DmaLogging = device.DmaLogging,
+            InternalStateBytes = device.InternalStateBytes,
+            LoadTime = device.LoadTime,
             SerialNumber = SerialOf(device, users),
         })])
     {

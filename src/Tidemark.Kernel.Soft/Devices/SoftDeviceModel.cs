@@ -99,7 +99,13 @@ internal abstract class SoftDeviceModel : IDisposable
     /// </summary>
     public abstract byte[] SaveFinal();
 
-    /// <summary>An upper bound of the bytes that <see cref="SaveFinal"/> gives.</summary>
+    /// <summary>
+    /// The end of the final state, after what <see cref="SaveFinal"/> gave: the device's own memory as it lies there, not
+    /// copied. It does not change while the device is Frozen.
+    /// </summary>
+    public virtual ReadOnlyMemory<byte> FinalMemory => default;
+
+    /// <summary>An upper bound of the bytes that <see cref="SaveFinal"/> and <see cref="FinalMemory"/> give.</summary>
     public abstract ulong FinalStateSize { get; }
 
     /// <summary>LIMIT: state streams longer than this are refused with ENOMEM.</summary>

@@ -50,12 +50,15 @@ internal sealed class SavingDataFile(MigrationStateMachine machine, SoftDeviceMo
     private bool _reinitUntold;
     private byte[] _final = [];
     private int _finalRead;
+    private ReadOnlyMemory<byte> _memory;
+    private int _memoryRead;
     private bool _finished;
 
     /// <summary>The last part; the stream then ends. Under the gate.</summary>
     public void Finish(byte[] final)
     {
         _final = final;
+        _memory = model.FinalMemory;
         _finished = true;
     }
 
@@ -68,6 +71,7 @@ internal sealed class SavingDataFile(MigrationStateMachine machine, SoftDeviceMo
             int copied = Take(_initial, ref _initialRead, buffer);
             copied += Take(_changed, ref _changedRead, buffer[copied..]);
             copied += Take(_final, ref _finalRead, buffer[copied..]);
+            copied += Take(_memory, ref _memoryRead, buffer[copied..]);
             if (copied == 0 && buffer.Length > 0 && !_finished)
             {
                 Refill();
@@ -117,13 +121,14 @@ internal sealed class SavingDataFile(MigrationStateMachine machine, SoftDeviceMo
     {
         // A dropped stream reads as consumed; its session may go on, so the position must stay valid.
         (_initial, _changed, _final) = ([], [], []);
-        (_initialRead, _changedRead, _finalRead) = (0, 0, 0);
+        _memory = default;
+        (_initialRead, _changedRead, _finalRead, _memoryRead) = (0, 0, 0, 0);
     }
 
-    private static int Take(byte[] part, ref int position, Span<byte> buffer)
+    private static int Take(ReadOnlyMemory<byte> part, ref int position, Span<byte> buffer)
     {
         int count = Math.Min(part.Length - position, buffer.Length);
-        part.AsSpan(position, count).CopyTo(buffer);
+        part.Span.Slice(position, count).CopyTo(buffer);
         position += count;
         return count;
     }
@@ -146,10 +151,11 @@ internal sealed class SavingDataFile(MigrationStateMachine machine, SoftDeviceMo
 /// <summary>
 /// The stream of a resuming session: write only. It is checked and loaded when the device leaves RESUMING.
 /// </summary>
+/// <param name="usualLength">Room that is there, and touched, before the first byte comes.</param>
 /// <param name="maximumLength">LIMIT: a stream longer than this is refused with ENOMEM.</param>
-internal sealed class ResumingDataFile(Lock gate, ulong maximumLength) : MigrationDataFile(gate)
+internal sealed class ResumingDataFile(Lock gate, ulong usualLength, ulong maximumLength) : MigrationDataFile(gate)
 {
-    private byte[] _received = [];
+    private byte[] _received = MakeRoom(usualLength);
     private int _length;
 
     /// <summary>Everything written. Under the gate.</summary>
@@ -177,6 +183,13 @@ internal sealed class ResumingDataFile(Lock gate, ulong maximumLength) : Migrati
             _length = (int)length;
             return SyscallResult.Ok(buffer.Length);
         }
+    }
+
+    private static byte[] MakeRoom(ulong byteLength)
+    {
+        byte[] room = GC.AllocateUninitializedArray<byte>(checked((int)byteLength));
+        Array.Clear(room);
+        return room;
     }
 
     protected override void Drop()

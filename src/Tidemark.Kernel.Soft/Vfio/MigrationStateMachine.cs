@@ -137,7 +137,7 @@ internal sealed class MigrationStateMachine(SoftDeviceModel model, VfioMigration
                 opened = _saving = BeginStopCopy();
                 return opened is null ? Errno.EIO : Errno.Success;
             case (Stop, Resuming):
-                opened = _resuming = new ResumingDataFile(gate, model.MaximumStateSize);
+                opened = _resuming = new ResumingDataFile(gate, model.FinalStateSize, model.MaximumStateSize);
                 return Errno.Success;
             case (Resuming, Stop):
                 return Load();

@@ -178,6 +178,12 @@ public sealed record SoftDeviceDescription
     public bool PreCopy { get; init; } = true;
 
     public bool DmaLogging { get; init; }
+
+    /// <summary>Memory inside the device that moves with its state, in bytes.</summary>
+    public int InternalStateBytes { get; init; }
+
+    /// <summary>How long it takes, at least, to take a state over.</summary>
+    public TimeSpan LoadTime { get; init; }
 }
 
 /// <summary>What happens to a guest's writes to a disk.</summary>

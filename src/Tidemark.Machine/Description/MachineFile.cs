@@ -177,6 +177,8 @@ public static class MachineFile
             P2P = device.Flag("p2p", true),
             PreCopy = device.Flag("preCopy", true),
             DmaLogging = device.Flag("dmaLogging", false),
+            InternalStateBytes = (int)device.Size("internalState", 0, 1UL << 30, fallback: 0),
+            LoadTime = TimeSpan.FromMilliseconds(device.Number("loadMilliseconds", 0, 60_000, 0)),
         };
         device.RejectOthers();
         return description;

@@ -32,13 +32,13 @@ internal sealed partial class NvmeController
         public ulong[] Counters { get; } = new ulong[5];
 
         /// <summary>True: every record was there, whole and consistent.</summary>
-        public bool TryParse(ReadOnlySpan<byte> stream, ReadOnlySpan<byte> identity, NvmePciConfig config)
+        public bool TryParse(ReadOnlySpan<byte> stream, ReadOnlySpan<byte> identity, NvmePciConfig config, int endBytes)
         {
             var reader = new NvmeStateReader(stream);
             while (reader.TryRecord(out NvmeRecord record, out ReadOnlySpan<byte> payload))
             {
                 if (record == NvmeRecord.End)
-                    return payload.IsEmpty && reader.IsComplete && _seen == AllRecords && IsConsistent();
+                    return payload.Length == endBytes && reader.IsComplete && _seen == AllRecords && IsConsistent();
                 // Nothing is taken from a stream that does not begin with who it is.
                 if (record != NvmeRecord.Identity && (_seen & Bit(NvmeRecord.Identity)) == 0)
                     return false;

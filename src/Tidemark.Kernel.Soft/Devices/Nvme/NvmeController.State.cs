@@ -1,3 +1,5 @@
+using System.Diagnostics;
+using System.Runtime.InteropServices;
 using System.Text;
 using Tidemark.Abi;
 using Tidemark.Nvme;
@@ -9,7 +11,7 @@ namespace Tidemark.Kernel.Soft.Devices.Nvme;
 /// <code>
 /// initial   Identity                       a wrong destination refuses here, before anything else was sent
 /// changed   Registers, Queues, Features    only when one of them was set up differently; queue positions do not count
-/// final     Identity, all other records, End
+/// final     Identity, all other records, End; End has the device's internal memory, if it has any
 /// </code>
 /// A later record of a kind replaces an earlier one. Unknown kinds are refused: nothing may be lost silently.
 /// Loading first builds a whole <see cref="Snapshot"/>, and touches the controller only when every byte was good.
@@ -25,10 +27,15 @@ internal sealed partial class NvmeController
     /// <summary>What <see cref="SaveChanged"/> gave last.</summary>
     private byte[] _lastChanged = [];
 
-    public override ulong FinalStateSize => FinalStateBound;
+    /// <summary>What <see cref="SoftNvme.InternalStateBytes"/> says; nothing but a state reads or writes it.</summary>
+    private readonly byte[] _internalMemory;
+
+    public override ulong FinalStateSize => FinalStateBound + (ulong)_internalMemory.Length;
 
     /// <summary>The final state, and room for many changes before it.</summary>
-    public override ulong MaximumStateSize => 8 * FinalStateBound;
+    public override ulong MaximumStateSize => 8 * FinalStateBound + (ulong)_internalMemory.Length;
+
+    public override ReadOnlyMemory<byte> FinalMemory => _internalMemory;
 
     public override byte[] SaveInitial()
     {
@@ -72,24 +79,50 @@ internal sealed partial class NvmeController
             NvmeBar.ControllerMemoryByteLength);
         writer.EndRecord();
         WriteCounters(writer);
-        writer.Begin(NvmeRecord.End);
-        writer.EndRecord();
+        writer.BeginLong(NvmeRecord.End, _internalMemory.Length);
         return errno == Errno.Success ? writer.ToArray() : [];
     }
 
     public override Errno LoadState(ReadOnlySpan<byte> stream)
     {
+        long start = Stopwatch.GetTimestamp();
+        Errno errno = Load(stream);
+        TimeSpan left = _description.LoadTime - Stopwatch.GetElapsedTime(start);
+        if (errno == Errno.Success && left > TimeSpan.Zero)
+            Thread.Sleep(left);
+        return errno;
+    }
+
+    private Errno Load(ReadOnlySpan<byte> stream)
+    {
         using Lock.Scope held = EnterGate();
         if ((ulong)stream.Length > MaximumStateSize)
             return Errno.EINVAL;
         var snapshot = new Snapshot();
-        if (!snapshot.TryParse(stream, FormatIdentity(), _config))
+        if (!snapshot.TryParse(stream, FormatIdentity(), _config, _internalMemory.Length))
             return Errno.EINVAL;
         Errno errno = FileBytes.Write(_host, _controllerMemory, 0, snapshot.ControllerMemory);
         if (errno != Errno.Success)
             return errno;
+        stream[^_internalMemory.Length..].CopyTo(_internalMemory);
         Apply(snapshot);
         return Errno.Success;
+    }
+
+    /// <summary>Incompressible, and another content on each slot: what arrived can be told from what was there.</summary>
+    private static byte[] FillInternalMemory(SoftNvme description)
+    {
+        byte[] memory = new byte[description.InternalStateBytes];
+        ulong value = 0;
+        foreach (char letter in description.Address)
+            value = unchecked((value * 31) + letter);
+        foreach (ref ulong word in MemoryMarshal.Cast<byte, ulong>(memory.AsSpan()))
+        {
+            value = unchecked((value * 6364136223846793005) + 1442695040888963407);
+            word = value ^ (value >> 29);
+        }
+
+        return memory;
     }
 
     private static void WriteRecord(NvmeStateWriter writer, NvmeRecord record, ReadOnlySpan<byte> payload)
@@ -114,6 +147,8 @@ internal sealed partial class NvmeController
         writer.U32((uint)NvmeBar.ControllerMemoryByteLength);
         writer.U8(NvmeLimits.TransferShift);
         writer.Raw(Encoding.ASCII.GetBytes(SerialNumber));
+        if (_internalMemory.Length > 0)
+            writer.U32((uint)_internalMemory.Length);
         return writer.ToArray();
     }
 

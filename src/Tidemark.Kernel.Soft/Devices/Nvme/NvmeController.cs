@@ -56,6 +56,7 @@ internal sealed partial class NvmeController : SoftDeviceModel
         _config = new NvmePciConfig(NvmeLimits.Vectors, description);
         _capabilities = ControllerCapabilities.Create(
             NvmeLimits.QueueEntries, timeoutHalfSeconds: 10, description.ControllerMemory);
+        _internalMemory = FillInternalMemory(description);
         _host = host;
         _port = port;
         _disk = new NvmeDisk(host, description.Disk);

@@ -37,6 +37,13 @@ internal sealed class NvmeStateWriter
     public void EndRecord() =>
         BinaryPrimitives.WriteUInt32LittleEndian(_bytes.AsSpan(_recordStart - 4), (uint)(_length - _recordStart));
 
+    /// <summary>The head of a last record, whose payload is not written here.</summary>
+    public void BeginLong(NvmeRecord record, int byteLength)
+    {
+        U16((ushort)record);
+        U32((uint)byteLength);
+    }
+
     public void U8(byte value) => Reserve(1)[0] = value;
 
     public void Flag(bool value) => U8(value ? (byte)1 : (byte)0);

@@ -86,6 +86,30 @@ public sealed class ResumeTests
         Assert.InRange(sent, Content, Content + (3 * 1024 * GuestPage.Size));
     }
 
+    [Theory]
+    [InlineData(1)]
+    [InlineData(3)]
+    public void What_was_sent_and_lost_with_the_connection_is_not_taken_for_unchanged(int channels)
+    {
+        (ulong, ulong)[] slots = [(0, 16 * 1024)];
+        using var source = new FakeSourceMachine(slots) { ReportsUnchangedPages = true };
+        using var destination = new FakeDestinationMachine(slots);
+        using var network = new FakeNetwork();
+        source.Fill(0, 16 * 1024, seed: 6);
+        network.Plan(1, true, new WireFault { CutAt = 8L * 1024 * GuestPage.Size / channels });
+        MigrationOutcome received = null!;
+        var thread = new Thread(() => received = new MigrationDestination(
+            destination, network, new DestinationOptions(), new Silent(), TimeProvider.System).Run(CancellationToken.None));
+        thread.Start();
+        MigrationOutcome outcome = new MigrationSource(
+            source, network, new MigrationOptions { Channels = channels, Verify = true }, new Silent(), TimeProvider.System)
+            .Run(CancellationToken.None);
+        thread.Join();
+        Assert.True(outcome.Result == MigrationResult.Completed, outcome.Cause);
+        Assert.Equal(MigrationResult.Completed, received.Result);
+        Assert.Equal(1, outcome.Report.Retries);
+    }
+
     [Fact]
     public void A_source_whose_destination_does_not_come_back_runs_on_and_says_how_long_it_waited()
     {

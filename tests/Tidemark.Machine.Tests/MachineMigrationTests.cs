@@ -144,6 +144,31 @@ public sealed class MachineMigrationTests : IDisposable
         MachineRig.AssertGoodData(machine);
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void A_machine_whose_state_was_loaded_twice_after_a_cut_moves_on(bool hasStates)
+    {
+        MachineDescription description = _rig.Describe(2, (_, device, hardware) =>
+            // Without a limit of the rate there are always commands in flight.
+            (device with { ReadBytesPerSecond = 0 }, hardware with { Migration = hasStates, P2P = hasStates, PreCopy = hasStates }));
+        GuestMachine source = _rig.AssembleRunning(description);
+        GuestMachine middle = _rig.Assemble(description);
+        BreakingAcceptor? wire = null;
+        int loads = 0;
+        MigrationOutcome first = _rig.Migrate(
+            source, middle, wire: acceptor => wire = new BreakingAcceptor(acceptor, long.MaxValue),
+            onPhase: phase =>
+            {
+                if (phase == MigrationPhase.Verify && ++loads == 1)
+                    wire!.Cut();
+            }).Source;
+        Assert.True(first.Result == MigrationResult.Completed, first.Cause);
+        Assert.Equal(2, loads);
+        MachineRig.AwaitReads(middle, 20);
+        Check(middle, _rig.Assemble(description));
+    }
+
     [Fact]
     public void Prefaulted_memory_moves() => MoveAndCheck(_rig.Describe() with { Prefault = true });
 

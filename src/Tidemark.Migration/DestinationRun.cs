@@ -402,6 +402,7 @@ internal sealed partial class DestinationRun : IDisposable
         if (_cancel.IsCancellationRequested)
         {
             SayLast(FrameType.Cancel, "Cancelled at the destination.");
+            DropNeedlessWitness();
             return (MigrationResult.Cancelled, $"Cancelled in phase {_phase}. The machine never ran here.");
         }
 
@@ -409,6 +410,7 @@ internal sealed partial class DestinationRun : IDisposable
             SayLast(FrameType.Abort, root.Message);
         PeerException? word = root as PeerException
             ?? (Ending.IsLoss(root) ? _link?.AwaitPeerWord(Ending.PeerWordLimit) : null);
+        DropNeedlessWitness();
         if (word is not null)
         {
             return word.Cancelled
@@ -421,6 +423,13 @@ internal sealed partial class DestinationRun : IDisposable
         if (TurnedAway)
             Decided($"Turned away: {root.Message}");
         return (MigrationResult.Failed, $"{root.Message} The machine never ran here.");
+    }
+
+    /// <summary>A source that gives up in words has not sent Commit and never will: it knows, and does not ask.</summary>
+    private void DropNeedlessWitness()
+    {
+        if (_link?.AwaitPeerWord(TimeSpan.Zero) is not null)
+            Witness = null;
     }
 
     private void SayLast(FrameType type, string reason)

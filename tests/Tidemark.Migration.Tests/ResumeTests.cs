@@ -148,6 +148,25 @@ public sealed class ResumeTests
         world.CheckRunners(outcome);
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Nobody_waits_for_a_question_when_both_sides_know_that_commit_was_never_sent(bool atSource)
+    {
+        using var world = new World();
+        world.OnSourceEvent = migrationEvent =>
+        {
+            // The machine is complete at the destination.
+            if (migrationEvent is MigrationEvent.PhaseBegan { Phase: MigrationPhase.Verify })
+                (atSource ? world.CancelSource : world.CancelDestination).Cancel();
+        };
+        MigrationOutcome outcome = world.Run();
+        Assert.Equal(MigrationResult.Cancelled, outcome.Result);
+        Assert.Equal(MigrationResult.Cancelled, world.DestinationOutcome.Result);
+        Assert.Null(world.DestinationOutcome.Witness);
+        world.CheckRunners(outcome);
+    }
+
     [Fact]
     public void A_source_that_lost_the_answer_to_commit_asks_and_learns_that_it_runs_there()
     {

@@ -1,5 +1,6 @@
 using System.Globalization;
 using Tidemark.Bench;
+using Tidemark.Bench.Soak;
 
 // Measures ratios on this machine: each figure has its yardstick measured beside it, in turns, in the same process.
 bool json = args.Contains("--json");
@@ -11,6 +12,7 @@ return rest switch
     ["soft"] => SoftBench.Run(json),
     ["migrate", ..] => MigrateBench.Run(rest[1..], json),
     ["peer", ..] => PeerBench.Run(rest[1..], json),
+    ["soak", ..] => SoakBench.Run(rest[1..], json),
     // The two sides of plain loopback, started by `migrate` and `peer`.
     ["loopback-send", var bytes, var channels, var address] => LoopbackRun.Send(Size(bytes), Count(channels), address),
     ["loopback-receive", var bytes, var channels, var kind, var state] =>
@@ -29,10 +31,12 @@ static int Usage()
     Console.Error.WriteLine("       Tidemark.Bench soft [--json]");
     Console.Error.WriteLine("       Tidemark.Bench migrate [--memory 4GiB] [--channels 2] [--pairs 7] [--json]");
     Console.Error.WriteLine("       Tidemark.Bench peer [--row NAME]... [--memory 2GiB] [--pairs 5] [--json]");
+    Console.Error.WriteLine("       Tidemark.Bench soak [--minutes 10] [--seed S [--round K]] [--rounds N] [--steps] [--plant NAME] [--json]");
     Console.Error.WriteLine("  kernels   zero-page test, clean bitmap scan and page hash against plain reading");
     Console.Error.WriteLine("  pipeline  merging dirty bitmaps of 1 TiB and cutting them into runs against the same in C (needs gcc)");
     Console.Error.WriteLine("  soft      DMA through the soft kernel's IOMMU and its dirty bits against plain copying and reading");
     Console.Error.WriteLine("  migrate   the first pass of a migration against plain TCP between two processes");
     Console.Error.WriteLine("  peer      whole migrations by us and by QEMU in turns; rows: " + string.Join(", ", PeerRow.All.Select(row => row.Name)));
+    Console.Error.WriteLine("  soak      migrations back and forth with random cuts, kills and cancels; what may not be is told with its seed");
     return 64;
 }

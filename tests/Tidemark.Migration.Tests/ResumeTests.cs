@@ -1,4 +1,5 @@
 using Tidemark.Memory;
+using Tidemark.Migration.Stream;
 
 namespace Tidemark.Migration.Tests;
 
@@ -187,6 +188,21 @@ public sealed class ResumeTests
         Assert.True(outcome.Result == MigrationResult.Completed, outcome.Cause);
         Assert.True(witness.Join(TimeSpan.FromSeconds(10)));
         world.CheckRunners(outcome);
+    }
+
+    [Fact]
+    public void A_channel_that_is_seen_to_close_before_the_last_word_does_not_hide_it()
+    {
+        FakePipe there = new(new WireFault(), () => { });
+        FakePipe back = new(new WireFault(), () => { });
+        using var source = new FakeConnection("the destination", back, there);
+        using var link = new ControlLink(new FakeConnection("the source", there, back), TimeSpan.FromSeconds(10), TimeProvider.System);
+        link.Fail(new IOException("Channel 1 failed: The source closed it before it was done."));
+        Assert.False(link.AwaitLast(FrameType.Done, TimeSpan.FromSeconds(10), TimeSpan.FromMilliseconds(50)));
+        new FrameWriter(source, 0).Send(FrameType.Done, default);
+        Assert.True(link.AwaitLast(FrameType.Done, TimeSpan.FromSeconds(10), TimeSpan.FromSeconds(10)));
+        source.Abort();
+        Assert.False(link.AwaitLast(FrameType.Done, TimeSpan.FromSeconds(10), TimeSpan.FromSeconds(10)));
     }
 
     [Fact]

@@ -271,17 +271,30 @@ internal sealed partial class DestinationRun : IDisposable
     {
         using var limit = CancellationTokenSource.CreateLinkedTokenSource(_cancel);
         limit.CancelAfter(AwaitLimit);
-        try
+        while (true)
         {
-            while (_link is null)
-                Readmit(_acceptor.Accept(limit.Token));
+            try
+            {
+                while (_link is null)
+                    Readmit(_acceptor.Accept(limit.Token));
+                TakeHelloAgain();
+                return;
+            }
+            catch (OperationCanceledException) when (!_cancel.IsCancellationRequested)
+            {
+                throw new MigrationFailedException(
+                    $"The connection was lost and the source did not come back within {Words.Of(AwaitLimit)}.");
+            }
+            catch (Exception failure) when (MayAwaitSource(failure))
+            {
+                // It came back and was lost again before it could go on: the same wait goes on.
+                CloseSession();
+            }
         }
-        catch (OperationCanceledException) when (!_cancel.IsCancellationRequested)
-        {
-            throw new MigrationFailedException(
-                $"The connection was lost and the source did not come back within {Words.Of(AwaitLimit)}.");
-        }
+    }
 
+    private void TakeHelloAgain()
+    {
         Hello hello = ReceiveHello();
         if (hello.SpanPages != _hello!.SpanPages || !hello.Slots.SequenceEqual(_hello.Slots) || hello.Channels != _hello.Channels
             || !hello.Description.Span.SequenceEqual(_hello.Description.Span) || hello.FirstPass > int.MaxValue)

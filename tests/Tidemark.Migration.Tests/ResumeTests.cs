@@ -36,6 +36,41 @@ public sealed class ResumeTests
         Assert.True(outcome.Result == MigrationResult.Completed || early, $"{outcome.Result}: {outcome.Cause}");
     }
 
+    [Theory]
+    [InlineData(true, 10)]
+    [InlineData(true, 48)]
+    [InlineData(true, 60)]
+    [InlineData(true, 200)]
+    [InlineData(false, 47)]
+    [InlineData(false, 48)]
+    [InlineData(false, 60)]
+    public void A_migration_goes_on_after_a_cut_while_it_was_being_taken_up_again(bool toDestination, long at)
+    {
+        using var world = new World();
+        world.Options = world.Options with { RetryFor = TimeSpan.FromSeconds(10) };
+        int cuts = 0;
+        world.OnSourceEvent = migrationEvent =>
+        {
+            if (migrationEvent is not MigrationEvent.PhaseBegan began)
+                return;
+            if (began.Phase == MigrationPhase.Precopy && cuts == 0)
+            {
+                cuts++;
+                Cut(world);
+            }
+            else if (began.Phase == MigrationPhase.Connect && cuts == 1)
+            {
+                cuts++;
+                // Counted from now: the control connection that is made next.
+                world.Network.Plan(world.Network.Made.Count, toDestination, new WireFault { CutAt = at });
+            }
+        };
+        MigrationOutcome outcome = world.Run(TimeSpan.FromSeconds(1));
+        Assert.True(outcome.Result == MigrationResult.Completed, outcome.Cause);
+        Assert.Equal(2, cuts);
+        world.CheckRunners(outcome);
+    }
+
     [Fact]
     public void A_cut_in_the_switchover_lets_the_machine_run_until_the_connection_is_back()
     {

@@ -31,7 +31,7 @@ static int Usage()
     Console.Error.WriteLine("       Tidemark.Bench soft [--json]");
     Console.Error.WriteLine("       Tidemark.Bench migrate [--memory 4GiB] [--channels 2] [--pairs 7] [--json]");
     Console.Error.WriteLine("       Tidemark.Bench peer [--row NAME]... [--memory 2GiB] [--pairs 5] [--json]");
-    Console.Error.WriteLine("       Tidemark.Bench soak [--minutes 10] [--seed S [--round K]] [--rounds N] [--steps] [--plant NAME] [--json]");
+    Console.Error.WriteLine("       Tidemark.Bench soak [--minutes 10] [--seed S [--round K]] [--rounds N] [--steps | --phases] [--plant NAME] [--json]");
     Console.Error.WriteLine("  kernels   zero-page test, clean bitmap scan and page hash against plain reading");
     Console.Error.WriteLine("  pipeline  merging dirty bitmaps of 1 TiB and cutting them into runs against the same in C (needs gcc)");
     Console.Error.WriteLine("  soft      DMA through the soft kernel's IOMMU and its dirty bits against plain copying and reading");

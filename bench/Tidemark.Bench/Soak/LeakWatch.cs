@@ -75,6 +75,7 @@ internal sealed class LeakWatch
         (string Name, int Now, int Before)[] grown = [.. counts.Where(count => count.Now > count.Before)];
         return grown.Length == 0
             ? null
-            : string.Join(", ", grown.Select(count => $"{count.Now} {count.Name} where {count.Before} were after its first migrations"));
+            : string.Join(", ", grown.Select(count => $"{count.Now} {count.Name} where {count.Before} were after its first migrations"))
+                + $" ({now.DescribeGrowth(first[^1])})";
     }
 }

@@ -75,7 +75,7 @@ internal sealed class SoakBench : IDisposable
     private IEnumerable<SoakPlan> Plans()
     {
         if (_options.Steps)
-            return SoakSteps.All();
+            return SoakSteps.All(_options.Phases);
         if (_options.Round is { } round)
             return [SoakPlan.Draw(_options.Seed, round, _compression)];
         return Enumerable.Range(0, _options.Rounds)
@@ -116,7 +116,7 @@ internal sealed class SoakBench : IDisposable
         EndProcess();
         _runner = null;
         _tally.LostPages += violation.LostPages;
-        string again = _options.Steps ? "--steps" : $"--seed {_options.Seed} --round {plan.Round}";
+        string again = _options.Steps ? _options.Phases ? "--phases" : "--steps" : $"--seed {_options.Seed} --round {plan.Round}";
         string text = $"round {plan.Round} ({plan.Kind}): {violation.Message} Again: bench/soak {again}";
         _tally.AddViolation(text);
         Say($"VIOLATION: {text}");

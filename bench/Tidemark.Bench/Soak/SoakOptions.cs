@@ -18,6 +18,9 @@ internal sealed record SoakOptions
     /// <summary>Not at random: each side killed at each step of the hand-over.</summary>
     public bool Steps { get; init; }
 
+    /// <summary>Of the steps only one for each phase.</summary>
+    public bool Phases { get; init; }
+
     /// <summary>A fault that every machine is started with, so that the soak is seen to find it.</summary>
     public string? Plant { get; init; }
 
@@ -29,9 +32,9 @@ internal sealed record SoakOptions
         var options = new SoakOptions { Json = json };
         for (int index = 0; index < arguments.Count; index++)
         {
-            if (arguments[index] == "--steps")
+            if (arguments[index] is "--steps" or "--phases")
             {
-                options = options with { Steps = true };
+                options = options with { Steps = true, Phases = arguments[index] == "--phases" };
                 continue;
             }
 

@@ -11,6 +11,8 @@ internal sealed class SoakProcess : IDisposable
     private readonly List<string> _output = [];
     private readonly StreamWriter _log;
     private string? _phase;
+    private bool _hasSource;
+    private bool _hasUntoldSource;
     private bool _disposed;
 
     private SoakProcess(Process process, string name, string logFile)
@@ -41,6 +43,18 @@ internal sealed class SoakProcess : IDisposable
     {
         get { lock (_gate) return _phase; }
         set { lock (_gate) _phase = value; }
+    }
+
+    /// <summary>A receiver (`--verbose`) that knows who its source is; one that does not goes on waiting for one.</summary>
+    internal bool HasSource
+    {
+        get { lock (_gate) return _hasSource; }
+    }
+
+    /// <summary>A destination that runs and believes that its source does not know.</summary>
+    internal bool HasUntoldSource
+    {
+        get { lock (_gate) return _hasUntoldSource; }
     }
 
     internal static SoakProcess Start(string name, IEnumerable<string> arguments, string folder, string logFile)
@@ -127,6 +141,8 @@ internal sealed class SoakProcess : IDisposable
             int at = line.IndexOf(Mark, StringComparison.Ordinal);
             if (at >= 0)
                 _phase = line[(at + Mark.Length)..].Split('"')[0];
+            _hasSource |= line.StartsWith("phase: negotiate", StringComparison.Ordinal);
+            _hasUntoldSource |= line.Contains("the source could not be told", StringComparison.Ordinal);
             // The maps of a pass's dirty pages are long and explain nothing here.
             _log.WriteLine(line.Length > 2000 ? line[..2000] : line);
         }

@@ -226,6 +226,8 @@ internal sealed class SoakRound(SoakScene scene, SoakPlan plan, SoakProcess sour
             (SoakKind.Cancel, "cancelled" or "none") => true,
             (SoakKind.Cancel, "completed") => !plan.Pause,
             // Before there is a migration, nothing can be taken up again. A Commit that was lost ends it, too.
+            // A destination that has not met its source yet has nobody to tell.
+            (SoakKind.Cancel, "failed") => before && plan.CancelWay == "destination",
             (SoakKind.CutAndResume, "failed") => before || cause.Contains("never ran the machine", StringComparison.Ordinal),
             (SoakKind.CutAndResume, "completed" or "stateUnknown") => true,
             (SoakKind.CutForGood, "failed" or "completed" or "stateUnknown") => true,
@@ -241,16 +243,20 @@ internal sealed class SoakRound(SoakScene scene, SoakPlan plan, SoakProcess sour
 
     private SoakRoundResult JudgeKilledSource(string outcome)
     {
+        long began = Stopwatch.GetTimestamp();
         SoakScene.Await(
             "it ends or runs", _destination,
-            () => _destination.HasEnded || (string?)scene.Status(_destination)?["state"] == "running");
+            () => _destination.HasEnded || (string?)scene.Status(_destination)?["state"] == "running" || HasNobody(began));
+        if (HasNobody(began))
+            AwaitEndOfReceiver("the source was killed");
         if (!_destination.HasEnded)
         {
             RequireRunning(_destination);
             return new SoakRoundResult(SoakEnd.Destination, _destination, outcome);
         }
 
-        SoakScene.AwaitEnd(_destination, "the source was killed", 1);
+        if (_destination.ExitCode != 0)
+            SoakScene.AwaitEnd(_destination, "the source was killed", 1);
         return new SoakRoundResult(SoakEnd.Nowhere, null, outcome);
     }
 
@@ -260,6 +266,8 @@ internal sealed class SoakRound(SoakScene scene, SoakPlan plan, SoakProcess sour
         if (_killedDestination)
             return new SoakRoundResult(SoakEnd.Nowhere, null, outcome);
         RequireRunning(_destination);
+        if (!plan.NeedsProxy && _destination.HasUntoldSource)
+            throw new SoakViolationException("The destination says that the source could not be told, and nothing was cut.");
         return new SoakRoundResult(SoakEnd.Destination, _destination, outcome);
     }
 
@@ -267,9 +275,34 @@ internal sealed class SoakRound(SoakScene scene, SoakPlan plan, SoakProcess sour
     {
         RequireRunning(source);
         if (!_killedDestination)
-            SoakScene.AwaitEnd(_destination, $"the migration was {outcome}", 1);
+            AwaitEndOfReceiver($"the migration was {outcome}");
         return new SoakRoundResult(SoakEnd.Source, source, outcome);
     }
+
+    /// <summary>A connection that broke before it said what it is ends no receiver: that one waits for its source.</summary>
+    private void AwaitEndOfReceiver(string why)
+    {
+        long began = Stopwatch.GetTimestamp();
+        while (!_destination.WaitForEnd(TimeSpan.FromMilliseconds(50)) && !HasNobody(began))
+        {
+            if (Stopwatch.GetElapsedTime(began) > SoakScene.StepLimit)
+                break;
+        }
+
+        if (!HasNobody(began))
+        {
+            SoakScene.AwaitEnd(_destination, why, 1);
+            return;
+        }
+
+        ControlSocket.Ask(scene.Folder, _destination.Name, "stop", 30_000);
+        SoakScene.AwaitEnd(_destination, "it was told to stop", 0);
+    }
+
+    /// <summary>The receiver still waits for a first source, and what was sent to it has had the time to arrive.</summary>
+    private bool HasNobody(long since) =>
+        !_destination.HasEnded && !_destination.HasSource && Stopwatch.GetElapsedTime(since) > TimeSpan.FromSeconds(2)
+        && (string?)scene.Status(_destination)?["state"] == "receiving";
 
     private SoakRoundResult Resolve(string outcome)
     {

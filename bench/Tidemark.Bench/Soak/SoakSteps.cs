@@ -25,11 +25,16 @@ internal static class SoakSteps
 
     internal static SoakShape Shape { get; } = new(HugePages: false, DriverAssisted: false, 16, 4);
 
-    internal static IEnumerable<SoakPlan> All()
+    /// <summary>One for each phase: connect, negotiate, precopy, switchover, verify, commit on its way there and back, done.</summary>
+    private static readonly ushort[] s_phases = [2, 5, 16, 49, 51, 64, Committed, Done];
+
+    internal static IEnumerable<SoakPlan> All(bool onlyPhases)
     {
         int round = 0;
         foreach ((bool toDestination, ushort type) in s_frames)
         {
+            if (onlyPhases && !s_phases.Contains(type))
+                continue;
             foreach (SoakKind kind in new[] { SoakKind.KillDestination, SoakKind.KillSource })
             {
                 yield return new SoakPlan(round, kind, 2, Unix: round % 4 < 2, Tls: false)

@@ -89,7 +89,7 @@ internal sealed class SoakBench : IDisposable
         try
         {
             SoakProcess source = RequireRunner(plan);
-            var round = new SoakRound(_scene, plan, source);
+            using var round = new SoakRound(_scene, plan, source);
             SoakRoundResult result = round.Run();
             round.Tidy(result.Runner);
             RequireNoStrays();

@@ -187,9 +187,11 @@ internal sealed record SoakPlan(int Round, SoakKind Kind, int Channels, bool Uni
 /// <summary>What kind of machine moves during a stretch of rounds.</summary>
 internal sealed record SoakShape(bool HugePages, bool DriverAssisted, int CpuMegabytesPerSecond, int WorkingSetMegabytes)
 {
+    private static readonly int[] s_rates = [4, 16, 64, 200];
+
     internal static SoakShape Draw(int seed, int round)
     {
         var random = new Random(unchecked((seed * 7_919) + (round / SoakPlan.Stretch)));
-        return new SoakShape(random.Next(3) == 0, random.Next(4) == 0, new[] { 4, 16, 64, 200 }[random.Next(4)], 4 << random.Next(3));
+        return new SoakShape(random.Next(3) == 0, random.Next(4) == 0, s_rates[random.Next(s_rates.Length)], 4 << random.Next(3));
     }
 }

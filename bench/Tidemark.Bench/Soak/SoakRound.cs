@@ -29,7 +29,7 @@ internal sealed record SoakRoundResult(SoakEnd End, SoakProcess? Runner, string 
 ///   (source killed)                        destination runs, or ends with 1
 /// </code>
 /// </summary>
-internal sealed class SoakRound(SoakScene scene, SoakPlan plan, SoakProcess source)
+internal sealed class SoakRound(SoakScene scene, SoakPlan plan, SoakProcess source) : IDisposable
 {
     private const int StateUnknown = 4;
     private const int Inconclusive = 2;
@@ -80,9 +80,16 @@ internal sealed class SoakRound(SoakScene scene, SoakPlan plan, SoakProcess sour
         }
         finally
         {
-            _proxy?.Dispose();
-            File.Delete(Path.Combine(scene.Folder, $"p{plan.Round}"));
+            Dispose();
         }
+    }
+
+    /// <summary>Ends the proxy; processes are the scene's.</summary>
+    public void Dispose()
+    {
+        _proxy?.Dispose();
+        _proxy = null;
+        File.Delete(Path.Combine(scene.Folder, $"p{plan.Round}"));
     }
 
     /// <summary>What the round leaves behind goes, but for the runner.</summary>

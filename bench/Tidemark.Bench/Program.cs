@@ -1,5 +1,6 @@
 using System.Globalization;
 using Tidemark.Bench;
+using Tidemark.Bench.Soak;
 
 // Measures ratios on this machine: each figure has its yardstick measured beside it, in turns, in the same process.
 bool json = args.Contains("--json");
@@ -15,6 +16,7 @@ return rest switch
     ["snapshot", ..] => SnapshotBench.Run(rest[1..], json),
     ["options", ..] => OptionsBench.Run(rest[1..], json),
     ["devices", ..] => DevicesBench.Run(rest[1..], json),
+    ["soak", ..] => SoakBench.Run(rest[1..], json),
     // The two sides of plain loopback, started by `migrate` and `peer`.
     ["loopback-send", var bytes, var channels, var address] => LoopbackRun.Send(Size(bytes), Count(channels), address),
     ["loopback-receive", var bytes, var channels, var kind, var state] =>
@@ -36,6 +38,7 @@ static int Usage()
     Console.Error.WriteLine("       Tidemark.Bench pause [--row NAME]... [--memory 1GiB] [--pairs 7] [--json]");
     Console.Error.WriteLine("       Tidemark.Bench snapshot|devices [--memory SIZE] [--pairs 5] [--json]");
     Console.Error.WriteLine("       Tidemark.Bench options [--row NAME]... [--memory 1GiB] [--pairs 5] [--json]");
+    Console.Error.WriteLine("       Tidemark.Bench soak [--minutes 10] [--seed S [--round K]] [--rounds N] [--steps | --phases] [--plant NAME] [--json]");
     Console.Error.WriteLine("  kernels   zero-page test, clean bitmap scan and page hash against plain reading");
     Console.Error.WriteLine("  pipeline  merging dirty bitmaps of 1 TiB and cutting them into runs against the same in C (needs gcc)");
     Console.Error.WriteLine("  soft      DMA through the soft kernel's IOMMU and its dirty bits against plain copying and reading");
@@ -45,5 +48,6 @@ static int Usage()
     Console.Error.WriteLine("  snapshot  a machine saved to a file in the temporary folder and restored, by us and by QEMU (mapped-ram) in turns");
     Console.Error.WriteLine("  devices   the pause with four devices of 100 MiB of state and 70 ms to load against one such device");
     Console.Error.WriteLine("  options   migrations with an option and without, in turns; rows: " + string.Join(", ", OptionsBench.Rows));
+    Console.Error.WriteLine("  soak      migrations back and forth with random cuts, kills and cancels; what may not be is told with its seed");
     return 64;
 }

@@ -107,6 +107,9 @@ public sealed class GuestDevice : IDisposable
         _workload?.Start();
     }
 
+    /// <summary>The guest's driver shuts the controller down and sets it up anew; while paused.</summary>
+    internal void Reset() => _workload?.Reset();
+
     public void Pause() => _workload?.Pause();
 
     public void Resume() => _workload?.Resume();

@@ -42,6 +42,8 @@ public sealed partial class GuestMachine : ISourceMachine, IDestinationMachine, 
     private readonly DiskLocks _disks;
     private readonly GuestWorkload _workload;
     private bool _memoryIsNew;
+    private readonly Lock _resetGate = new();
+    private int _resets;
     private bool _disposed;
 
     private GuestMachine(
@@ -259,9 +261,31 @@ public sealed partial class GuestMachine : ISourceMachine, IDestinationMachine, 
     /// <inheritdoc/>
     public void Throttle(int percent) => Processor.ThrottlePercent = percent;
 
-    public void StopWorkload() => _workload.Pause();
+    public void StopWorkload()
+    {
+        lock (_resetGate)
+            _workload.Pause();
+    }
 
     public void ResumeWorkload() => _workload.Resume();
+
+    /// <summary>
+    /// The guest reboots, also in the middle of a migration: its processors stop, its drivers shut the devices down and set
+    /// them up anew, memory is written over, and it runs again. What was in flight is lost.
+    /// </summary>
+    /// <remarks>
+    /// By the devices' own means, as a guest does it: VFIO_DEVICE_RESET would end a state stream whose beginning is at the
+    /// destination already. A stop of the machine waits until it is over.
+    /// </remarks>
+    /// <exception cref="InvalidOperationException">The machine stands still, so it can not do anything.</exception>
+    public void Reset(CancellationToken cancellation)
+    {
+        lock (_resetGate)
+        {
+            _workload.Reset(() => MemoryFill.Fill(
+                Memory, _layout.FillBytes, unchecked(_description.Workload.Seed + ++_resets), cancellation));
+        }
+    }
 
     public IReadOnlyList<string> FindRunners()
     {

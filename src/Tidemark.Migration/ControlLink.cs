@@ -121,6 +121,30 @@ internal sealed class ControlLink : IDisposable
     }
 
     /// <summary>
+    /// Whether the peer's last frame is of this type. The peer closes its channels right after it, and that may be seen
+    /// first; so it may still come for a moment after something has failed.
+    /// </summary>
+    public bool AwaitLast(FrameType type, TimeSpan limit, TimeSpan graceAfterFault)
+    {
+        long start = _time.GetTimestamp();
+        lock (_gate)
+        {
+            bool faulted = false;
+            while (_queue.Count == 0 && !_readerEnded && _time.GetElapsedTime(start) < limit)
+            {
+                if (_fault is not null && !faulted)
+                    (faulted, start, limit) = (true, _time.GetTimestamp(), graceAfterFault);
+                Monitor.Wait(_gate, WakeInterval);
+            }
+
+            if (!_queue.TryDequeue(out ControlFrame frame))
+                return false;
+            using (frame)
+                return frame.Type == type;
+        }
+    }
+
+    /// <summary>
     /// Tells the peer why this side gives up, if that can be done within the limit. Nothing is sent afterwards.
     /// </summary>
     public bool SayLast(FrameType type, string reason, TimeSpan limit)

@@ -126,8 +126,9 @@ internal sealed partial class DestinationRun
         writer.U64((ulong)disks.Ticks);
         writer.U64((ulong)started.Ticks);
         Link.Writer.Send(FrameType.Committed, payload);
-        using (ControlFrame frame = Link.Expect(FrameType.Done, CancellationToken.None))
-            Witness = null;
+        if (!Link.AwaitLast(FrameType.Done, AnswerLimit, Ending.PeerWordLimit))
+            throw new IOException($"The connection with {Link.Peer} ended before it said that it knows.");
+        Witness = null;
     }
 
     private TimeSpan Lap(string name, ref long start)

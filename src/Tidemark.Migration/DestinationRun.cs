@@ -271,17 +271,30 @@ internal sealed partial class DestinationRun : IDisposable
     {
         using var limit = CancellationTokenSource.CreateLinkedTokenSource(_cancel);
         limit.CancelAfter(AwaitLimit);
-        try
+        while (true)
         {
-            while (_link is null)
-                Readmit(_acceptor.Accept(limit.Token));
+            try
+            {
+                while (_link is null)
+                    Readmit(_acceptor.Accept(limit.Token));
+                TakeHelloAgain();
+                return;
+            }
+            catch (OperationCanceledException) when (!_cancel.IsCancellationRequested)
+            {
+                throw new MigrationFailedException(
+                    $"The connection was lost and the source did not come back within {Words.Of(AwaitLimit)}.");
+            }
+            catch (Exception failure) when (MayAwaitSource(failure))
+            {
+                // It came back and was lost again before it could go on: the same wait goes on.
+                CloseSession();
+            }
         }
-        catch (OperationCanceledException) when (!_cancel.IsCancellationRequested)
-        {
-            throw new MigrationFailedException(
-                $"The connection was lost and the source did not come back within {Words.Of(AwaitLimit)}.");
-        }
+    }
 
+    private void TakeHelloAgain()
+    {
         Hello hello = ReceiveHello();
         if (hello.SpanPages != _hello!.SpanPages || !hello.Slots.SequenceEqual(_hello.Slots) || hello.Channels != _hello.Channels
             || !hello.Description.Span.SequenceEqual(_hello.Description.Span) || hello.FirstPass > int.MaxValue)
@@ -402,6 +415,7 @@ internal sealed partial class DestinationRun : IDisposable
         if (_cancel.IsCancellationRequested)
         {
             SayLast(FrameType.Cancel, "Cancelled at the destination.");
+            DropNeedlessWitness();
             return (MigrationResult.Cancelled, $"Cancelled in phase {_phase}. The machine never ran here.");
         }
 
@@ -409,6 +423,7 @@ internal sealed partial class DestinationRun : IDisposable
             SayLast(FrameType.Abort, root.Message);
         PeerException? word = root as PeerException
             ?? (Ending.IsLoss(root) ? _link?.AwaitPeerWord(Ending.PeerWordLimit) : null);
+        DropNeedlessWitness();
         if (word is not null)
         {
             return word.Cancelled
@@ -421,6 +436,13 @@ internal sealed partial class DestinationRun : IDisposable
         if (TurnedAway)
             Decided($"Turned away: {root.Message}");
         return (MigrationResult.Failed, $"{root.Message} The machine never ran here.");
+    }
+
+    /// <summary>A source that gives up in words has not sent Commit and never will: it knows, and does not ask.</summary>
+    private void DropNeedlessWitness()
+    {
+        if (_link?.AwaitPeerWord(TimeSpan.Zero) is not null)
+            Witness = null;
     }
 
     private void SayLast(FrameType type, string reason)

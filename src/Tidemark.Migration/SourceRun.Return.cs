@@ -16,7 +16,8 @@ internal sealed partial class SourceRun
         Exception root = Ending.RootOf(failure);
         string? caughtBy = (root as MigrationFailedException)?.CaughtBy;
         bool cancelled = _cancel.IsCancellationRequested && caughtBy is null;
-        bool told = root is not PeerException && _link is not null
+        // Also to a destination that has given up: it must not wait for a question about a Commit that was never sent.
+        bool told = _link is not null
             && _link.SayLast(
                 cancelled ? FrameType.Cancel : FrameType.Abort, cancelled ? "Cancelled at the source." : root.Message, CancelGrace);
         // ORDER: the channels read parts and guest memory; they end before anything is undone.

@@ -265,6 +265,8 @@ internal sealed partial class SourceRun : IDisposable
         if (problems.Count > 0)
             throw new MigrationFailedException($"{Ending.RootOf(failure).Message} {string.Join(" ", problems)}", inner: failure);
         _savingBegan = false;
+        // What was sent and not acknowledged did not arrive: nothing is known to be there any more.
+        _sent = null;
         _retries++;
         _downtime.Forget();
     }

@@ -157,6 +157,82 @@ public sealed class MachineMigrationTests : IDisposable
         MachineRig.AssertGoodData(machine);
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void A_machine_whose_state_was_loaded_twice_after_a_cut_moves_on(bool hasStates)
+    {
+        MachineDescription description = _rig.Describe(2, (_, device, hardware) =>
+            // Without a limit of the rate there are always commands in flight.
+            (device with { ReadBytesPerSecond = 0 }, hardware with { Migration = hasStates, P2P = hasStates, PreCopy = hasStates }));
+        GuestMachine source = _rig.AssembleRunning(description);
+        GuestMachine middle = _rig.Assemble(description);
+        BreakingAcceptor? wire = null;
+        int loads = 0;
+        MigrationOutcome first = _rig.Migrate(
+            source, middle, wire: acceptor => wire = new BreakingAcceptor(acceptor, long.MaxValue),
+            onPhase: phase =>
+            {
+                if (phase == MigrationPhase.Verify && ++loads == 1)
+                    wire!.Cut();
+            }).Source;
+        Assert.True(first.Result == MigrationResult.Completed, first.Cause);
+        Assert.Equal(2, loads);
+        MachineRig.AwaitReads(middle, 20);
+        Check(middle, _rig.Assemble(description));
+    }
+
+    [Theory]
+    [InlineData("iommu", true)]
+    [InlineData("log", true)]
+    [InlineData("huge", true)]
+    [InlineData("iommu", false)]
+    public void A_guest_that_reboots_again_and_again_during_a_migration_moves_without_a_lost_page(string tracking, bool hasStates)
+    {
+        MachineDescription description = _rig.Describe(2, (_, device, hardware) => (device, hardware with
+        {
+            Migration = hasStates, P2P = hasStates, PreCopy = hasStates, DmaLogging = tracking == "log",
+        })) with { HugePages = tracking == "huge" };
+        GuestMachine source = _rig.AssembleRunning(description);
+        GuestMachine destination = _rig.Assemble(description);
+        using var gate = new ManualResetEventSlim();
+        using var precopy = new ManualResetEventSlim();
+        Exception? refused = null;
+        var guest = new Thread(() => refused = Record.Exception(() =>
+        {
+            precopy.Wait(TimeSpan.FromSeconds(60));
+            for (int reboot = 0; reboot < 4; reboot++)
+            {
+                source.Reset(CancellationToken.None);
+                MachineRig.AwaitReads(source, 10);
+            }
+        }));
+        guest.Start();
+        var watch = new Thread(() =>
+        {
+            guest.Join();
+            gate.Set();
+        });
+        watch.Start();
+        MigrationOutcome outcome = _rig.Migrate(
+            source, destination, new MigrationOptions { Verify = true, DowntimeLimit = TimeSpan.FromSeconds(3), SwitchoverGate = gate },
+            onPhase: phase =>
+            {
+                if (phase == MigrationPhase.Precopy)
+                    precopy.Set();
+            }).Source;
+        watch.Join();
+        Assert.Null(refused);
+        Assert.True(outcome.Result == MigrationResult.Completed, outcome.Cause);
+        Assert.Equal(0UL, outcome.Report.LostPages);
+        // Memory was written over while it moved, not before.
+        Assert.True(outcome.Report.Passes.Skip(1).SelectMany(pass => pass.Sources)
+            .Where(count => count.Kind == DirtySourceKind.Cpu).Sum(count => (long)count.PageCount) > (6 << 20 >> 12));
+        MachineRig.AwaitReads(destination, 50);
+        MachineRig.AssertGoodData(destination);
+        Assert.Throws<InvalidOperationException>(() => source.Reset(CancellationToken.None));
+    }
+
     [Fact]
     public void Prefaulted_memory_moves() => MoveAndCheck(_rig.Describe() with { Prefault = true });
 

@@ -1,4 +1,5 @@
 using Tidemark.Memory;
+using Tidemark.Migration.Stream;
 
 namespace Tidemark.Migration.Tests;
 
@@ -33,6 +34,41 @@ public sealed class ResumeTests
         // Before there is a migration there is nothing to go on with.
         bool early = outcome is { Result: MigrationResult.Failed, Phase: MigrationPhase.Connect or MigrationPhase.Negotiate };
         Assert.True(outcome.Result == MigrationResult.Completed || early, $"{outcome.Result}: {outcome.Cause}");
+    }
+
+    [Theory]
+    [InlineData(true, 10)]
+    [InlineData(true, 48)]
+    [InlineData(true, 60)]
+    [InlineData(true, 200)]
+    [InlineData(false, 47)]
+    [InlineData(false, 48)]
+    [InlineData(false, 60)]
+    public void A_migration_goes_on_after_a_cut_while_it_was_being_taken_up_again(bool toDestination, long at)
+    {
+        using var world = new World();
+        world.Options = world.Options with { RetryFor = TimeSpan.FromSeconds(10) };
+        int cuts = 0;
+        world.OnSourceEvent = migrationEvent =>
+        {
+            if (migrationEvent is not MigrationEvent.PhaseBegan began)
+                return;
+            if (began.Phase == MigrationPhase.Precopy && cuts == 0)
+            {
+                cuts++;
+                Cut(world);
+            }
+            else if (began.Phase == MigrationPhase.Connect && cuts == 1)
+            {
+                cuts++;
+                // Counted from now: the control connection that is made next.
+                world.Network.Plan(world.Network.Made.Count, toDestination, new WireFault { CutAt = at });
+            }
+        };
+        MigrationOutcome outcome = world.Run(TimeSpan.FromSeconds(1));
+        Assert.True(outcome.Result == MigrationResult.Completed, outcome.Cause);
+        Assert.Equal(2, cuts);
+        world.CheckRunners(outcome);
     }
 
     [Fact]
@@ -86,6 +122,30 @@ public sealed class ResumeTests
         Assert.InRange(sent, Content, Content + (3 * 1024 * GuestPage.Size));
     }
 
+    [Theory]
+    [InlineData(1)]
+    [InlineData(3)]
+    public void What_was_sent_and_lost_with_the_connection_is_not_taken_for_unchanged(int channels)
+    {
+        (ulong, ulong)[] slots = [(0, 16 * 1024)];
+        using var source = new FakeSourceMachine(slots) { ReportsUnchangedPages = true };
+        using var destination = new FakeDestinationMachine(slots);
+        using var network = new FakeNetwork();
+        source.Fill(0, 16 * 1024, seed: 6);
+        network.Plan(1, true, new WireFault { CutAt = 8L * 1024 * GuestPage.Size / channels });
+        MigrationOutcome received = null!;
+        var thread = new Thread(() => received = new MigrationDestination(
+            destination, network, new DestinationOptions(), new Silent(), TimeProvider.System).Run(CancellationToken.None));
+        thread.Start();
+        MigrationOutcome outcome = new MigrationSource(
+            source, network, new MigrationOptions { Channels = channels, Verify = true }, new Silent(), TimeProvider.System)
+            .Run(CancellationToken.None);
+        thread.Join();
+        Assert.True(outcome.Result == MigrationResult.Completed, outcome.Cause);
+        Assert.Equal(MigrationResult.Completed, received.Result);
+        Assert.Equal(1, outcome.Report.Retries);
+    }
+
     [Fact]
     public void A_source_whose_destination_does_not_come_back_runs_on_and_says_how_long_it_waited()
     {
@@ -124,6 +184,25 @@ public sealed class ResumeTests
         world.CheckRunners(outcome);
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Nobody_waits_for_a_question_when_both_sides_know_that_commit_was_never_sent(bool atSource)
+    {
+        using var world = new World();
+        world.OnSourceEvent = migrationEvent =>
+        {
+            // The machine is complete at the destination.
+            if (migrationEvent is MigrationEvent.PhaseBegan { Phase: MigrationPhase.Verify })
+                (atSource ? world.CancelSource : world.CancelDestination).Cancel();
+        };
+        MigrationOutcome outcome = world.Run();
+        Assert.Equal(MigrationResult.Cancelled, outcome.Result);
+        Assert.Equal(MigrationResult.Cancelled, world.DestinationOutcome.Result);
+        Assert.Null(world.DestinationOutcome.Witness);
+        world.CheckRunners(outcome);
+    }
+
     [Fact]
     public void A_source_that_lost_the_answer_to_commit_asks_and_learns_that_it_runs_there()
     {
@@ -144,6 +223,21 @@ public sealed class ResumeTests
         Assert.True(outcome.Result == MigrationResult.Completed, outcome.Cause);
         Assert.True(witness.Join(TimeSpan.FromSeconds(10)));
         world.CheckRunners(outcome);
+    }
+
+    [Fact]
+    public void A_channel_that_is_seen_to_close_before_the_last_word_does_not_hide_it()
+    {
+        FakePipe there = new(new WireFault(), () => { });
+        FakePipe back = new(new WireFault(), () => { });
+        using var source = new FakeConnection("the destination", back, there);
+        using var link = new ControlLink(new FakeConnection("the source", there, back), TimeSpan.FromSeconds(10), TimeProvider.System);
+        link.Fail(new IOException("Channel 1 failed: The source closed it before it was done."));
+        Assert.False(link.AwaitLast(FrameType.Done, TimeSpan.FromSeconds(10), TimeSpan.FromMilliseconds(50)));
+        new FrameWriter(source, 0).Send(FrameType.Done, default);
+        Assert.True(link.AwaitLast(FrameType.Done, TimeSpan.FromSeconds(10), TimeSpan.FromSeconds(10)));
+        source.Abort();
+        Assert.False(link.AwaitLast(FrameType.Done, TimeSpan.FromSeconds(10), TimeSpan.FromSeconds(10)));
     }
 
     [Fact]

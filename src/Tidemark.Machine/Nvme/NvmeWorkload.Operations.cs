@@ -123,6 +123,8 @@ public sealed partial class NvmeWorkload
         {
             var kind = (OperationKind)reader.U8();
             good = !reader.Failed && kind <= OperationKind.Write;
+            // A migration that is taken up again loads a second time.
+            _operations[index] = default;
             if (!good || kind == OperationKind.None)
                 continue;
             _operations[index] = new Operation

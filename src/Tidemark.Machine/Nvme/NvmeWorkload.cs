@@ -98,6 +98,28 @@ public sealed partial class NvmeWorkload : IDisposable
     /// <exception cref="TimeoutException">The thread does not come to rest; it may still be running.</exception>
     public void Pause() => _thread.Pause();
 
+    /// <summary>
+    /// The controller is shut down and set up anew; what was in flight is forgotten. While paused.
+    /// </summary>
+    /// <exception cref="NvmeException">It does not work any more.</exception>
+    public void Reset()
+    {
+        Invariant.Require(!_thread.IsRunning, $"The reader of {_options.Name} is to be reset while it runs.");
+        _driver.Shutdown();
+        foreach (Operation operation in _operations)
+        {
+            if (operation.Kind != OperationKind.None)
+                _options.Dma?.Unmap(operation.Bus);
+        }
+
+        Array.Clear(_operations);
+        // What a write in flight left on the disk is not known.
+        if (_generations is not null)
+            Array.Clear(_generations);
+        _readBackUnit = ulong.MaxValue;
+        SetUp();
+    }
+
     /// <summary>Goes on after <see cref="Pause"/>. Idempotent.</summary>
     public void Resume() => _thread.Resume();
 

@@ -77,6 +77,9 @@ public sealed class CpuWriter : IDisposable
 
     public void Dispose() => _thread.Dispose();
 
+    /// <summary>No page counts as written any more; only while paused.</summary>
+    public void Forget() => Array.Clear(_ledger);
+
     /// <summary>Writes its state; only while paused.</summary>
     public void Save(BinaryWriter writer)
     {

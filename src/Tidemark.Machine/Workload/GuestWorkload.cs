@@ -75,6 +75,31 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
         Processor.Resume();
     }
 
+    /// <summary>Begins again from nothing, as after <see cref="StartFresh"/>.</summary>
+    /// <param name="writeMemory">Called while nothing runs.</param>
+    /// <exception cref="InvalidOperationException">It is paused.</exception>
+    public void Reset(Action writeMemory)
+    {
+        if (_paused)
+            throw new InvalidOperationException("A machine that stands still can not be reset by its guest.");
+        Processor.Pause();
+        foreach (GuestDevice device in _devices)
+            device.Pause();
+        try
+        {
+            foreach (GuestDevice device in _devices)
+                device.Reset();
+            Processor.Forget();
+            writeMemory();
+        }
+        finally
+        {
+            foreach (GuestDevice device in _devices)
+                device.Resume();
+            Processor.Resume();
+        }
+    }
+
     /// <summary>What runs, or has run since <see cref="Pause"/>, although nothing may.</summary>
     public IEnumerable<string> FindRunners()
     {

@@ -1,5 +1,5 @@
+using System.Buffers.Binary;
 using System.Diagnostics;
-using System.Runtime.InteropServices;
 using System.Text;
 using Tidemark.Abi;
 using Tidemark.Nvme;
@@ -116,10 +116,10 @@ internal sealed partial class NvmeController
         ulong value = 0;
         foreach (char letter in description.Address)
             value = unchecked((value * 31) + letter);
-        foreach (ref ulong word in MemoryMarshal.Cast<byte, ulong>(memory.AsSpan()))
+        for (int at = 0; at + sizeof(ulong) <= memory.Length; at += sizeof(ulong))
         {
             value = unchecked((value * 6364136223846793005) + 1442695040888963407);
-            word = value ^ (value >> 29);
+            BinaryPrimitives.WriteUInt64LittleEndian(memory.AsSpan(at), value ^ (value >> 29));
         }
 
         return memory;

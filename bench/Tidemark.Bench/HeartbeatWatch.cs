@@ -14,34 +14,41 @@ internal sealed class HeartbeatWatch : IDisposable
 {
     private static readonly TimeSpan Interval = TimeSpan.FromMicroseconds(250);
 
+    private static readonly TimeSpan LastLook = TimeSpan.FromMilliseconds(50);
+
     private readonly MemoryMappedFile[] _files;
     private readonly MemoryMappedViewAccessor[] _views;
     private readonly Thread _thread;
     private volatile bool _ended;
     private TimeSpan _longest;
 
-    /// <param name="memoryFiles">Paths of the memory files of both sides.</param>
-    internal HeartbeatWatch(IEnumerable<string> memoryFiles, ulong offset)
+    /// <param name="memoryFiles">The memory of both sides; they are this object's.</param>
+    internal HeartbeatWatch(IEnumerable<FileStream> memoryFiles, ulong offset)
     {
-        _files = [.. memoryFiles.Select(path => MemoryMappedFile.CreateFromFile(
-            new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite), null, 0, MemoryMappedFileAccess.Read,
-            HandleInheritability.None, leaveOpen: false))];
+        _files = [.. memoryFiles.Select(file => MemoryMappedFile.CreateFromFile(
+            file, null, 0, MemoryMappedFileAccess.Read, HandleInheritability.None, leaveOpen: false))];
         _views = [.. _files.Select(file => file.CreateViewAccessor((long)offset, 16, MemoryMappedFileAccess.Read))];
         _thread = new Thread(Watch) { IsBackground = true, Name = "heartbeat", Priority = ThreadPriority.Highest };
         _thread.Start();
     }
 
-    /// <summary>The longest gap, once the watch has ended.</summary>
+    /// <summary>Ends the watch when the machine has had time to beat again; the longest gap in milliseconds.</summary>
     internal double End()
+    {
+        Thread.Sleep(LastLook);
+        Stop();
+        return _longest.TotalMilliseconds;
+    }
+
+    private void Stop()
     {
         _ended = true;
         _thread.Join();
-        return _longest.TotalMilliseconds;
     }
 
     public void Dispose()
     {
-        End();
+        Stop();
         Array.ForEach(_views, view => view.Dispose());
         Array.ForEach(_files, file => file.Dispose());
     }

@@ -47,7 +47,7 @@ internal sealed record MachineMove(string Source, string Destination)
         Prepare?.Invoke(source.ProcessId);
         AwaitCalm(source, destination);
         using HeartbeatWatch? watch = HeartbeatOffset is { } offset
-            ? new HeartbeatWatch(source.ProcessId, destination.ProcessId, offset) : null;
+            ? new HeartbeatWatch([ProcessMemory.Open(source.ProcessId, FileAccess.Read), ProcessMemory.Open(destination.ProcessId, FileAccess.Read)], offset) : null;
         double before = Look(source) + Look(destination);
         using var migrate = ChildProgram.Start(
             MigrationRun.Program, ["migrate", "bench", address, "--json", "--quiet", .. MigrateOptions], folder);
@@ -67,7 +67,7 @@ internal sealed record MachineMove(string Source, string Destination)
         JsonElement root = document.RootElement;
         if (root.GetProperty("outcome").GetString() != "completed")
             throw new InvalidOperationException($"The migration did not complete: {result}");
-        return Moved.Of(root, cpu, watch?.AwaitGapMilliseconds() ?? 0);
+        return Moved.Of(root, cpu, watch?.End() ?? 0);
     }
 
     /// <summary>What a process still does after its start (compiling, for one) is no part of a migration.</summary>

@@ -1,7 +1,6 @@
-using System.Diagnostics;
 using System.Globalization;
 using System.Text.Json;
-using Tidemark.Machine.Description;
+using Tidemark.Memory;
 
 namespace Tidemark.Bench;
 
@@ -48,8 +47,9 @@ internal static class OursPause
         string address = destination.ReadUntil(" receives at ").Split(' ').First(word => word.StartsWith("tcp:", StringComparison.Ordinal));
         source.ReadUntil(" runs ");
         Thread.Sleep(Settle);
-        string[] files = [MemoryFileOf(source.ProcessId), MemoryFileOf(destination.ProcessId)];
-        using var watch = new HeartbeatWatch(files, memoryBytes - 4096);
+        using var watch = new HeartbeatWatch(
+            [ProcessMemory.Open(source.ProcessId, FileAccess.Read), ProcessMemory.Open(destination.ProcessId, FileAccess.Read)],
+            memoryBytes - GuestPage.Size);
         string[] options =
         [
             "--json", "--quiet", "--channels", "2",
@@ -58,7 +58,6 @@ internal static class OursPause
         ];
         using var migrate = ChildProgram.Start(MigrationRun.Program, ["migrate", "bench", address, .. options], folder);
         string result = migrate.ReadUntil("{");
-        Thread.Sleep(50);
         double gap = watch.End();
         using JsonDocument document = JsonDocument.Parse(result);
         JsonElement root = document.RootElement;
@@ -71,9 +70,4 @@ internal static class OursPause
             root.GetProperty("outcome").GetString() == "completed", root.GetProperty("totalMilliseconds").GetDouble() / 1000,
             row.WritesPerSecond);
     }
-
-    /// <summary>The guest's memory, seen from outside.</summary>
-    private static string MemoryFileOf(int processId) =>
-        Directory.GetFiles($"/proc/{processId}/fd").First(
-            path => File.ResolveLinkTarget(path, returnFinalTarget: false)?.FullName.Contains("memfd:tidemark-guest", StringComparison.Ordinal) == true);
 }

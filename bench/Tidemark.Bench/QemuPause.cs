@@ -36,7 +36,7 @@ internal sealed class QemuPause : IDisposable
         Do("ld", "-m", "elf_i386", "-e", "image", "-Ttext", "0xffff0000", "--oformat", "binary", "-o", _firmware, link);
     }
 
-    private string MemoryOf(string name) => $"/dev/shm/tidemark-peer-{Environment.ProcessId}-{name}";
+    private static string MemoryOf(string name) => $"/dev/shm/tidemark-peer-{Environment.ProcessId}-{name}";
 
     internal Pause Measure(PauseRow row)
     {
@@ -54,7 +54,7 @@ internal sealed class QemuPause : IDisposable
             string uri = $"tcp:127.0.0.1:{address["port"]!.GetValue<string>()}";
             Thread.Sleep(OursPause.Settle);
             double rate = RateOf(from);
-            using var watch = new HeartbeatWatch([from, to], Heartbeat);
+            using var watch = new HeartbeatWatch([OpenMemory(from), OpenMemory(to)], Heartbeat);
             long start = Stopwatch.GetTimestamp();
             source.Qmp.Execute("migrate", new JsonObject { ["uri"] = uri });
             JsonNode result = Await(source.Qmp);
@@ -62,7 +62,6 @@ internal sealed class QemuPause : IDisposable
             bool completed = result["status"]!.GetValue<string>() == "completed";
             if (completed)
                 destination.Qmp.AwaitMigration("completed");
-            Thread.Sleep(50);
             return new Pause(
                 watch.End(), result["downtime"]?.GetValue<double>() ?? 0, 0, result["ram"]!["transferred"]!.GetValue<double>(),
                 result["ram"]!["dirty-sync-count"]!.GetValue<int>(), completed, seconds, rate);
@@ -159,11 +158,12 @@ internal sealed class QemuPause : IDisposable
         }
     }
 
+    private static FileStream OpenMemory(string path) => new(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite);
+
     private static double RateOf(string memory)
     {
         using var file = MemoryMappedFile.CreateFromFile(
-            new FileStream(memory, FileMode.Open, FileAccess.Read, FileShare.ReadWrite), null, 0, MemoryMappedFileAccess.Read,
-            HandleInheritability.None, leaveOpen: false);
+            OpenMemory(memory), null, 0, MemoryMappedFileAccess.Read, HandleInheritability.None, leaveOpen: false);
         using MemoryMappedViewAccessor view = file.CreateViewAccessor(Written, sizeof(ulong), MemoryMappedFileAccess.Read);
         ulong before = view.ReadUInt64(0);
         long start = Stopwatch.GetTimestamp();

@@ -237,6 +237,8 @@ internal sealed partial class SourceRun
     /// it.</summary>
     private void HarvestWhile(PassWork work, long start)
     {
+        // A pass that a lost connection cut short has left its own behind.
+        _observed = 0;
         while (work.UntakenPages > 0)
         {
             double share = 1 - (work.UntakenPages / (double)Math.Max(1, work.DirtyPages - work.SkippedPages));

@@ -127,7 +127,10 @@ internal sealed partial class SourceRun
     {
         Exception root = Ending.RootOf(failure);
         CloseSession();
-        MachineFate fate = root is PeerException ? MachineFate.BrokenThere : Query(_options.QueryFor);
+        // Also a destination that gave up in words is asked: it may have done so just before Commit came.
+        MachineFate fate = Query(_options.QueryFor);
+        if (fate == MachineFate.NotTold && root is PeerException { Cancelled: false })
+            fate = MachineFate.BrokenThere;
         _handover = _handover.Lose().Learn(fate);
         switch (fate)
         {

@@ -15,7 +15,9 @@ internal sealed record ProcessFigures(
         try
         {
             string[] links = [.. Directory.EnumerateFileSystemEntries($"/proc/{process}/fd")
-                .Select(path => new FileInfo(path).LinkTarget ?? "")];
+                .Select(path => new FileInfo(path).LinkTarget ?? "")
+                // Code that was used for the first time.
+                .Where(link => !link.EndsWith(".dll", StringComparison.Ordinal))];
             string[] maps = File.ReadAllLines($"/proc/{process}/maps");
             string[] status = File.ReadAllLines($"/proc/{process}/status");
             return new ProcessFigures(

@@ -234,7 +234,9 @@ internal sealed class SoakRound(SoakScene scene, SoakPlan plan, SoakProcess sour
             (SoakKind.Cancel, "completed") => !plan.Pause,
             // Before there is a migration, nothing can be taken up again. A Commit that was lost ends it, too.
             // A destination that has not met its source yet has nobody to tell.
-            (SoakKind.Cancel, "failed") => before && plan.CancelWay == "destination",
+            // One that gave up while Commit was on its way says so when it is asked.
+            (SoakKind.Cancel, "failed") => plan.CancelWay == "destination"
+                && (before || cause.Contains("never ran the machine", StringComparison.Ordinal)),
             (SoakKind.CutAndResume, "failed") => before || cause.Contains("never ran the machine", StringComparison.Ordinal),
             (SoakKind.CutAndResume, "completed" or "stateUnknown") => true,
             (SoakKind.CutForGood, "failed" or "completed" or "stateUnknown") => true,

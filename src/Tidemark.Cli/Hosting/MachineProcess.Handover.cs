@@ -16,6 +16,9 @@ internal sealed partial class MachineProcess
 
     private PendingHandover? _pending;
 
+    /// <summary>What the destination of an unknown outcome is asked over.</summary>
+    private MigrationWire? _pendingWire;
+
     private ManualResetEventSlim? _switchoverGate;
 
     /// <summary>For a migration whose moment of switchover an operator wants to choose.</summary>
@@ -25,6 +28,13 @@ internal sealed partial class MachineProcess
         lock (_gate)
             _switchoverGate = gate;
         return gate;
+    }
+
+    /// <summary>Keys and certificates are needed as long as the destination may be asked.</summary>
+    private void KeepForQuestions(MigrationWire wire)
+    {
+        // One of an outcome that was resolved since is needed no more.
+        Interlocked.Exchange(ref _pendingWire, wire)?.Dispose();
     }
 
     private void OpenGateOnRequest()

@@ -123,6 +123,7 @@ internal sealed partial class MachineProcess : IDisposable
     public void Dispose()
     {
         _server?.Dispose();
+        _pendingWire?.Dispose();
         _ended.Dispose();
         _idle.Dispose();
     }
@@ -237,7 +238,24 @@ internal sealed partial class MachineProcess : IDisposable
     {
         MigrationAddress address = Commands.SharedOptions.Address((string?)request["to"] ?? "");
         MigrationOptions options = MigrationRequest.Read(request) with { Faults = _faults, SwitchoverGate = OpenGate(request) };
-        using MigrationWire wire = MigrationWire.Connect(address, request, Kernel);
+        MigrationWire wire = MigrationWire.Connect(address, request, Kernel);
+        bool isUnknown = false;
+        try
+        {
+            isUnknown = Migrate(wire, options, channel);
+        }
+        finally
+        {
+            if (isUnknown)
+                KeepForQuestions(wire);
+            else
+                wire.Dispose();
+        }
+    }
+
+    /// <returns>Whether nobody knows where the machine runs, so that the destination may be asked again.</returns>
+    private bool Migrate(MigrationWire wire, MigrationOptions options, ControlChannel channel)
+    {
         if (_machine.FindSendShortage() is { } shortage)
             throw new CommandFailure($"{_name} can not be migrated: {shortage}");
         using var cancel = new CancellationTokenSource();
@@ -286,6 +304,7 @@ internal sealed partial class MachineProcess : IDisposable
         TrySend(channel, new JsonObject { ["done"] = true, ["result"] = result });
         if (outcome.Result == MigrationResult.Completed)
             _ended.Set();
+        return outcome.Result == MigrationResult.StateUnknown;
     }
 
     private JsonObject MeasureDirtyRate(JsonObject request)

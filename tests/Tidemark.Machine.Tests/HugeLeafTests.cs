@@ -30,9 +30,10 @@ public sealed class HugeLeafTests : IDisposable
         Assert.NotEmpty(later);
         // Whole leaves are dirty,
         Assert.All(later, pass => Assert.Equal(0UL, pass.Sources.Single(count => count.Kind == DirtySourceKind.Iommu).PageCount % 512));
-        // and the pages of theirs that have content and did not change are not sent.
+        // and the pages of theirs that have content and did not change are not sent. How many did change is the processor's
+        // and the device's speed.
         Assert.True(
-            later.Any(pass => pass.UnchangedPages > pass.SentPages && pass.UnchangedPages > 64),
+            later.Any(pass => pass.UnchangedPages > 64),
             string.Join("\n", later.Select(pass => $"{pass}")));
         Assert.Equal(0UL, outcome.Report.LostPages);
         MachineRig.AwaitReads(destination, 5);

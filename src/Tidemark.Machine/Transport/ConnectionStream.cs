@@ -5,8 +5,20 @@ namespace Tidemark.Machine.Transport;
 /// <summary>
 /// A connection as the stream that TLS is spoken on: synchronous only, one reader beside one writer.
 /// </summary>
+/// <remarks>
+/// A TLS record has 16 KiB at most, and SslStream writes one at a time. Once the handshake is over they are gathered here, so
+/// that a frame of pages goes out in one call and wakes the peer once; whoever writes says <see cref="Flush"/>.
+/// </remarks>
 internal sealed class ConnectionStream(IConnection connection, TimeProvider time) : Stream
 {
+    /// <summary>LIMIT: a frame of pages with its records' heads, nearly.</summary>
+    private const int BufferBytes = 256 << 10;
+
+    private byte[]? _out;
+    private byte[]? _in;
+    private int _outCount;
+    private int _inStart;
+    private int _inEnd;
     private long _start;
     private TimeSpan _limit = Timeout.InfiniteTimeSpan;
 
@@ -37,18 +49,46 @@ internal sealed class ConnectionStream(IConnection connection, TimeProvider time
     {
         _limit = Timeout.InfiniteTimeSpan;
         connection.IdleTimeout = idleTimeout;
+        _out = GC.AllocateUninitializedArray<byte>(BufferBytes);
+        _in = GC.AllocateUninitializedArray<byte>(BufferBytes);
     }
 
     public override int Read(Span<byte> buffer)
     {
         Spend();
-        return connection.Receive(buffer);
+        if (_in is null)
+            return connection.Receive(buffer);
+        if (_inStart == _inEnd)
+        {
+            (_inStart, _inEnd) = (0, 0);
+            _inEnd = connection.Receive(_in);
+        }
+
+        int count = Math.Min(buffer.Length, _inEnd - _inStart);
+        _in.AsSpan(_inStart, count).CopyTo(buffer);
+        _inStart += count;
+        return count;
     }
 
     public override void Write(ReadOnlySpan<byte> buffer)
     {
         Spend();
-        connection.Send(buffer);
+        if (_out is null)
+        {
+            connection.Send(buffer);
+            return;
+        }
+
+        if (buffer.Length > _out.Length - _outCount)
+            Flush();
+        if (buffer.Length > _out.Length)
+        {
+            connection.Send(buffer);
+            return;
+        }
+
+        buffer.CopyTo(_out.AsSpan(_outCount));
+        _outCount += buffer.Length;
     }
 
     public override int Read(byte[] buffer, int offset, int count) => Read(buffer.AsSpan(offset, count));
@@ -57,7 +97,11 @@ internal sealed class ConnectionStream(IConnection connection, TimeProvider time
 
     public override void Flush()
     {
-        // A connection holds nothing back.
+        int count = _outCount;
+        // Also after a failure: what went out of it is unknown, and it must not go out twice.
+        _outCount = 0;
+        if (count > 0)
+            connection.Send(_out.AsSpan(0, count));
     }
 
     public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();

@@ -21,12 +21,17 @@ namespace Tidemark.Machine.Transport;
 /// </remarks>
 public sealed class TlsConnection : IConnection
 {
+    /// <summary>LIMIT: a span has at most 2^31 bytes.</summary>
+    private const ulong PieceOfPages = 1 << 16;
+
     private readonly IConnection _inner;
     private readonly SslStream _stream;
+    private readonly ConnectionStream _wire;
 
-    private TlsConnection(IConnection inner, SslStream stream, string peer, string peerCertificate)
+    private TlsConnection(IConnection inner, ConnectionStream wire, SslStream stream, string peer, string peerCertificate)
     {
         _inner = inner;
+        _wire = wire;
         _stream = stream;
         Peer = peer;
         PeerCertificate = peerCertificate;
@@ -59,15 +64,8 @@ public sealed class TlsConnection : IConnection
 
     public void Send(ReadOnlySpan<byte> bytes)
     {
-        try
-        {
-            _stream.Write(bytes);
-        }
-        catch (Exception failure) when (failure is not IOException)
-        {
-            // How much arrived is unknown: the stream is broken for good.
-            throw Broken("sending to", failure);
-        }
+        Put(bytes);
+        Flush();
     }
 
     public int Receive(Span<byte> buffer)
@@ -85,13 +83,42 @@ public sealed class TlsConnection : IConnection
         }
     }
 
-    public void SendPages(GuestMemory memory, ReadOnlySpan<PageRun> runs) => PageByPage.Send(this, memory, runs);
+    public void SendPages(GuestMemory memory, ReadOnlySpan<PageRun> runs) => SendWithPages(default, memory, runs);
+
+    public void SendWithPages(ReadOnlySpan<byte> bytes, GuestMemory memory, ReadOnlySpan<PageRun> runs)
+    {
+        ArgumentNullException.ThrowIfNull(memory);
+        if (!bytes.IsEmpty)
+            Put(bytes);
+        foreach (PageRun run in runs)
+        {
+            for (ulong done = 0; done < run.Count; done += PieceOfPages)
+                Put(memory.PagesSpan(run.FirstPage + done, (int)Math.Min(PieceOfPages, run.Count - done)));
+        }
+
+        Flush();
+    }
 
     public void ReceivePages(GuestMemory memory, ReadOnlySpan<PageRun> runs) => PageByPage.Receive(this, memory, runs);
 
     public void Abort() => _inner.Abort();
 
     public void Dispose() => _stream.Dispose();
+
+    private void Flush() => _wire.Flush();
+
+    private void Put(ReadOnlySpan<byte> bytes)
+    {
+        try
+        {
+            _stream.Write(bytes);
+        }
+        catch (Exception failure) when (failure is not IOException)
+        {
+            // How much arrived is unknown: the stream is broken for good.
+            throw Broken("sending to", failure);
+        }
+    }
 
     private static TlsConnection Open(
         IConnection inner, TlsCredentials credentials, TlsJudge judge, TimeSpan limit, TimeProvider time)
@@ -116,7 +143,7 @@ public sealed class TlsConnection : IConnection
                 throw verdict = new IOException($"The {judge.PeerRole} {inner.Peer} refused this side: {refuses}.");
             wire.EndLimit(idleTimeout);
             string certificate = Convert.ToHexString(SHA256.HashData(judge.Certificate!.RawData));
-            return new TlsConnection(inner, stream, $"{inner.Peer} ({TlsCredentials.Words.NameOf(judge.Certificate)})", certificate);
+            return new TlsConnection(inner, wire, stream, $"{inner.Peer} ({TlsCredentials.Words.NameOf(judge.Certificate)})", certificate);
         }
         catch (Exception failure)
         {

@@ -1,6 +1,6 @@
-# What `./lab/run machines` does in the guest: machines on real devices move from one process to another, each through
-# another interface of the kernel. Ends with 1 when one of them does not arrive whole. The machine's devices are the first
-# two controllers (source, destination), or the two mdevs.
+# What `./lab/run machines` and `./lab/run updates` do in the guest ($lab_run says which): machines on real devices move from
+# one process to another, each through another interface of the kernel; and live updates. Ends with 1 when one of them does
+# not arrive whole. The machine's devices are the first two controllers (source, destination), or the two mdevs.
 set -- $LAB_NVME
 controllers="$1 $2"
 set -- $LAB_MTTY
@@ -48,13 +48,16 @@ move() { # NAME DEVICES MACHINE-KEYS DEVICE-KEYS
     fi
 }
 
-move iommufd "$controllers" '"memory": { "size": "64MiB" }, "backend": "iommufd",' ''
-move huge-pages "$controllers" '"memory": { "size": "64MiB", "hugePages": true }, "backend": "iommufd",' ''
-move viommu "$controllers" '"memory": { "size": "64MiB" }, "backend": "iommufd",' '"viommu": "translated",'
-move legacy "$controllers" '"memory": { "size": "64MiB" }, "backend": "legacy",' ''
-move legacy-viommu "$controllers" '"memory": { "size": "64MiB" }, "backend": "legacy",' '"viommu": "translated",'
-move mdev "$mdevs" '"memory": { "size": "64MiB" }, "backend": "iommufd",' ''
-move legacy-mdev "$mdevs" '"memory": { "size": "64MiB" }, "backend": "legacy",' ''
+if [ "$lab_run" = machines ]; then
+    move iommufd "$controllers" '"memory": { "size": "64MiB" }, "backend": "iommufd",' ''
+    move huge-pages "$controllers" '"memory": { "size": "64MiB", "hugePages": true }, "backend": "iommufd",' ''
+    move viommu "$controllers" '"memory": { "size": "64MiB" }, "backend": "iommufd",' '"viommu": "translated",'
+    move legacy "$controllers" '"memory": { "size": "64MiB" }, "backend": "legacy",' ''
+    move legacy-viommu "$controllers" '"memory": { "size": "64MiB" }, "backend": "legacy",' '"viommu": "translated",'
+    move mdev "$mdevs" '"memory": { "size": "64MiB" }, "backend": "iommufd",' ''
+    move legacy-mdev "$mdevs" '"memory": { "size": "64MiB" }, "backend": "legacy",' ''
+    exit $worst
+fi
 
 pinned() { # NAME: KiB that are charged to the process that runs it
     process=$(tidemark status "$1" --json | grep -o '"processId":[0-9]*' | cut -d: -f2)

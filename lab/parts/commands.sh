@@ -80,7 +80,7 @@ lab_dispatch() { # NAME
             return $worst ;;
         demo) lab_demo ;;
         two-guests) lab_two_guests ;;
-        machines) lab_machines ;;
+        machines | updates) lab_machines "$1" ;;
         tests) lab_tests ;;
         record) lab_record ;;
         run) lab_command ;;
@@ -142,11 +142,11 @@ SCRIPT
     return $status
 }
 
-lab_machines() { # machines move through each interface of the kernel
+lab_machines() { # NAME: machines move through each interface of the kernel, or from process to process
     local folder status
     lab_program
-    folder=$(lab_folder machines)
-    lab_script "$folder" <"$lab/guest/machines.sh"
+    folder=$(lab_folder "$1")
+    { echo "lab_run=$1"; cat "$lab/guest/machines.sh"; } | lab_script "$folder"
     LIMIT=${LIMIT:-1800} guest_run "${profile:-vtd-dirty}" "$folder" >"$folder/console.txt" 2>&1
     status=$?
     tr -d '\r' <"$folder/console.txt" | grep -aE '^machine '

@@ -4,54 +4,51 @@ using Tidemark.Machine.Description;
 
 namespace Tidemark.Bench;
 
-/// <summary>What a row that compares in pairs is told on its command line.</summary>
-internal sealed class BenchArguments
+/// <summary>What a command that compares in pairs is told on its command line; made with its defaults and bounds.</summary>
+internal sealed class BenchArguments(string command)
 {
     private const ulong MiB = 1UL << 20;
 
-    internal ulong MemoryBytes { get; private set; }
+    private readonly List<string> _rows = [];
 
-    internal int Pairs { get; private set; }
+    internal required ulong MemoryBytes { get; set; }
+
+    internal ulong LeastBytes { get; init; } = 64 * MiB;
+
+    internal ulong MostBytes { get; init; } = ulong.MaxValue;
+
+    internal required int Pairs { get; set; }
+
+    /// <summary>0: not to be chosen here.</summary>
+    internal int Channels { get; set; }
+
+    internal IReadOnlyList<string> AllRows { get; init; } = [];
 
     /// <summary>The rows to measure; all that there are if none was named.</summary>
-    internal IReadOnlyList<string> Rows { get; private set; } = [];
+    internal IReadOnlyList<string> Rows => _rows.Count > 0 ? _rows : AllRows;
 
-    /// <summary>Null: a message was written.</summary>
-    internal static BenchArguments? Read(
-        string command, IReadOnlyList<string> arguments, ulong memoryBytes, int pairs, params string[] rows)
+    /// <summary>False: a message was written.</summary>
+    internal bool TryRead(IReadOnlyList<string> arguments)
     {
-        var chosen = new List<string>();
-        ulong memory = memoryBytes;
-        int count = pairs;
         for (int index = 0; index < arguments.Count; index += 2)
         {
             string value = index + 1 < arguments.Count ? arguments[index + 1] : "";
-            bool good = arguments[index] switch
+            if (!TryTake(arguments[index], value))
             {
-                "--memory" => ByteSize.TryParse(value, out memory) && memory >= 64 * MiB && memory <= 2048 * MiB && memory % (2 * MiB) == 0,
-                "--pairs" => int.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out count) && count is >= 1 and <= 99,
-                "--row" => rows.Contains(value),
-                _ => false,
-            };
-            if (!good)
-            {
-                Console.Error.WriteLine($"bench {command}: {arguments[index]} {value} is not understood.");
-                return null;
+                Console.Error.WriteLine($"bench {command}: {arguments[index]} {value} is not understood; without arguments this program says what is.");
+                return false;
             }
-
-            if (arguments[index] == "--row")
-                chosen.Add(value);
         }
 
-        return new BenchArguments { MemoryBytes = memory, Pairs = count, Rows = chosen.Count > 0 ? chosen : rows };
+        return true;
     }
 
     /// <summary>False: the program is not there, and a message was written.</summary>
     internal static bool FindProgram(string command)
     {
-        if (File.Exists(MigrationRun.Program))
+        if (File.Exists(MachineMove.Program))
             return true;
-        Console.Error.WriteLine($"bench {command}: {MigrationRun.Program} is missing; build src/Tidemark.Cli -c Release first.");
+        Console.Error.WriteLine($"bench {command}: {MachineMove.Program} is missing; build src/Tidemark.Cli in the same configuration first.");
         return false;
     }
 
@@ -68,4 +65,36 @@ internal sealed class BenchArguments
         process.WaitForExit();
         return process.ExitCode == 0 ? path : null;
     }
+
+    private bool TryTake(string option, string value)
+    {
+        switch (option)
+        {
+            case "--memory":
+                if (!ByteSize.TryParse(value, out ulong bytes) || bytes < LeastBytes || bytes > MostBytes || bytes % (2 * MiB) != 0)
+                    return false;
+                MemoryBytes = bytes;
+                return true;
+            case "--pairs":
+                if (!TryCount(value, 99, out int pairs))
+                    return false;
+                Pairs = pairs;
+                return true;
+            case "--channels":
+                if (Channels == 0 || !TryCount(value, 64, out int channels))
+                    return false;
+                Channels = channels;
+                return true;
+            case "--row":
+                if (!AllRows.Contains(value))
+                    return false;
+                _rows.Add(value);
+                return true;
+            default:
+                return false;
+        }
+    }
+
+    private static bool TryCount(string text, int maximum, out int count) =>
+        int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out count) && count >= 1 && count <= maximum;
 }

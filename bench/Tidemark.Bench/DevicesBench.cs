@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Text.Json;
 using Tidemark.Machine.Description;
 
 namespace Tidemark.Bench;
@@ -19,7 +18,8 @@ internal static class DevicesBench
 
     internal static int Run(IReadOnlyList<string> arguments, bool json)
     {
-        if (BenchArguments.Read(Row, arguments, 256 * MiB, 5, Row) is not { } given)
+        var given = new BenchArguments(Row) { MemoryBytes = 256 * MiB, MostBytes = 2048 * MiB, Pairs = 5 };
+        if (!given.TryRead(arguments))
             return 64;
         if (!BenchArguments.FindProgram(Row))
             return 1;
@@ -54,17 +54,7 @@ internal static class DevicesBench
             File.Delete(disk);
         }
 
-        if (json)
-        {
-            using var writer = new Utf8JsonWriter(Console.OpenStandardOutput(), new JsonWriterOptions { Indented = true });
-            figures.WriteTo(writer);
-        }
-        else
-        {
-            figures.Print();
-        }
-
-        return figures.IsMet ? 0 : 1;
+        return figures.Report(json);
     }
 
     private static void Add(PairFigures figures, Moved one, Moved four, double bandwidth)
@@ -106,6 +96,8 @@ internal static class DevicesBench
             // The limit leaves room: how long it takes is what is measured.
             MigrateOptions = ["--channels", Channels.ToString(CultureInfo.InvariantCulture), "--downtime-limit", "20000"],
             HeartbeatOffset = memoryBytes - 4096,
+            // The workload itself takes some.
+            RestSeconds = 0.06,
         };
     }
 }

@@ -1,4 +1,3 @@
-using System.Globalization;
 using System.Text.Json;
 using Tidemark.Machine.Description;
 
@@ -15,35 +14,15 @@ internal static class MigrateBench
 
     internal static int Run(IReadOnlyList<string> arguments, bool json)
     {
-        ulong memoryBytes = 4UL << 30;
-        int channels = 2;
-        int pairs = 7;
-        for (int index = 0; index < arguments.Count; index += 2)
-        {
-            string value = index + 1 < arguments.Count ? arguments[index + 1] : "";
-            bool good = arguments[index] switch
-            {
-                "--memory" => ByteSize.TryParse(value, out memoryBytes) && memoryBytes >= 64 * MiB && memoryBytes % (2 * MiB) == 0,
-                "--channels" => TryCount(value, 64, out channels),
-                "--pairs" => TryCount(value, 99, out pairs),
-                _ => false,
-            };
-            if (!good)
-            {
-                Console.Error.WriteLine($"bench migrate: {arguments[index]} {value} is not understood.");
-                return 64;
-            }
-        }
-
-        if (!File.Exists(MigrationRun.Program))
-        {
-            Console.Error.WriteLine($"bench migrate: {MigrationRun.Program} is missing; build src/Tidemark.Cli -c Release first.");
+        var given = new BenchArguments("migrate") { MemoryBytes = 4UL << 30, Pairs = 7, Channels = 2 };
+        if (!given.TryRead(arguments))
+            return 64;
+        if (!BenchArguments.FindProgram("migrate"))
             return 1;
-        }
-
+        (ulong memoryBytes, int channels, int pairs) = (given.MemoryBytes, given.Channels, given.Pairs);
         var measured = new List<(Transfer Loopback, Transfer Migration)>();
         if (!json)
-            Console.WriteLine($"memory {ByteSize.Format(memoryBytes)}  channels {channels}  pairs {pairs}, interleaved  processors {Environment.ProcessorCount}  load {Load()}");
+            Console.WriteLine($"memory {ByteSize.Format(memoryBytes)}  channels {channels}  pairs {pairs}, interleaved  processors {Environment.ProcessorCount}  load {BenchArguments.Load()}");
         for (int pair = 0; pair < pairs; pair++)
         {
             // Turn about, so that neither always runs on the memory that the other has just given back.
@@ -53,7 +32,7 @@ internal static class MigrateBench
                 loopback = LoopbackRun.Measure(memoryBytes, channels);
             measured.Add((loopback, migration));
             if (!json)
-                Console.WriteLine($"pair {pair + 1,2}  loopback {loopback}  migration {migration}  ratio {Ratio(measured[^1]):0.00}  load {Load()}");
+                Console.WriteLine($"pair {pair + 1,2}  loopback {loopback}  migration {migration}  ratio {Ratio(measured[^1]):0.00}  load {BenchArguments.Load()}");
         }
 
         double[] ratios = [.. measured.Select(Ratio).Order()];
@@ -68,12 +47,6 @@ internal static class MigrateBench
     private static double Ratio((Transfer Loopback, Transfer Migration) pair) =>
         pair.Migration.BytesPerSecond / pair.Loopback.BytesPerSecond;
 
-    private static bool TryCount(string text, int maximum, out int count) =>
-        int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out count) && count >= 1 && count <= maximum;
-
-    /// <summary>Load averages: what else runs on the machine is part of the result.</summary>
-    private static string Load() => string.Join(' ', File.ReadAllText("/proc/loadavg").Split(' ')[..3]);
-
     private static void WriteJson(
         ulong memoryBytes, int channels, List<(Transfer Loopback, Transfer Migration)> measured, double median, double[] ratios)
     {
@@ -82,7 +55,7 @@ internal static class MigrateBench
         writer.WriteString("kernel", measured[0].Migration.Kernel);
         writer.WriteNumber("memoryBytes", memoryBytes);
         writer.WriteNumber("channels", channels);
-        writer.WriteString("load", Load());
+        writer.WriteString("load", BenchArguments.Load());
         writer.WriteStartArray("pairs");
         foreach ((Transfer loopback, Transfer migration) in measured)
         {

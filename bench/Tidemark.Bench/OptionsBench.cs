@@ -25,7 +25,8 @@ internal static class OptionsBench
 
     internal static int Run(IReadOnlyList<string> arguments, bool json)
     {
-        if (BenchArguments.Read("options", arguments, 1024 * MiB, 5, Rows) is not { } given)
+        var given = new BenchArguments("options") { MemoryBytes = 1024 * MiB, MostBytes = 2048 * MiB, Pairs = 5, AllRows = Rows };
+        if (!given.TryRead(arguments))
             return 64;
         if (!BenchArguments.FindProgram("options"))
             return 1;
@@ -59,7 +60,7 @@ internal static class OptionsBench
         try
         {
             using (var made = ChildProgram.Start(
-                MigrationRun.Program, ["certificates", folder, "--host", "localhost", "--host", "127.0.0.1"]))
+                MachineMove.Program, ["certificates", folder, "--host", "localhost", "--host", "127.0.0.1"]))
                 made.ReadToEnd();
             MachineMove plain = Move(given.MemoryBytes);
             MachineMove secured = plain with
@@ -138,13 +139,7 @@ internal static class OptionsBench
 
     private static MachineMove Move(ulong memoryBytes)
     {
-        string machine = $$"""
-            {
-              "name": "bench",
-              "memory": { "size": {{memoryBytes}}, "prefault": true },
-              "workload": { "fill": {{memoryBytes - (4 * MiB)}}, "cpuWorkingSet": {{MiB}}, "cpuBytesPerSecond": 0 }
-            }
-            """;
+        string machine = MachineMove.Describe(memoryBytes, memoryBytes - (4 * MiB));
         return new MachineMove(machine, machine);
     }
 

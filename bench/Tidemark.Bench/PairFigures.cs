@@ -23,6 +23,22 @@ internal sealed class PairFigures(string row)
         figure.Values.Add(value);
     }
 
+    /// <summary>Prints or writes it as all of the output; returns the exit code.</summary>
+    internal int Report(bool json)
+    {
+        if (json)
+        {
+            using var writer = new Utf8JsonWriter(Console.OpenStandardOutput(), new JsonWriterOptions { Indented = true });
+            WriteTo(writer);
+        }
+        else
+        {
+            Print();
+        }
+
+        return IsMet ? 0 : 1;
+    }
+
     internal void Print()
     {
         foreach (Figure figure in _figures)

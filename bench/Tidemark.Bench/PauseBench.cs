@@ -11,47 +11,26 @@ internal static class PauseBench
 
     internal static int Run(IReadOnlyList<string> arguments, bool json)
     {
-        ulong memoryBytes = 1UL << 30;
-        int pairs = 7;
-        var rows = new List<PauseRow>();
-        for (int index = 0; index < arguments.Count; index += 2)
+        var given = new BenchArguments("pause")
         {
-            string value = index + 1 < arguments.Count ? arguments[index + 1] : "";
-            bool good = arguments[index] switch
-            {
-                "--memory" => ByteSize.TryParse(value, out memoryBytes) && memoryBytes is >= 256 * MiB and <= 3072 * MiB && memoryBytes % (2 * MiB) == 0,
-                "--pairs" => int.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out pairs) && pairs is >= 1 and <= 99,
-                "--row" => AddRow(rows, value),
-                _ => false,
-            };
-            if (!good)
-            {
-                Console.Error.WriteLine($"bench pause: {arguments[index]} {value} is not understood.");
-                return 64;
-            }
-        }
-
-        if (PeerBench.FindQemu() is not { } qemu)
+            MemoryBytes = 1024 * MiB, LeastBytes = 256 * MiB, MostBytes = 3072 * MiB, Pairs = 7,
+            AllRows = [.. PauseRow.All.Select(row => row.Name)],
+        };
+        if (!given.TryRead(arguments))
+            return 64;
+        if (!BenchArguments.FindProgram("pause") || BenchArguments.FindQemu() is not { } qemu)
             return 1;
         bool met = true;
         var results = new List<object>();
-        using var peer = new QemuPause(qemu, memoryBytes);
-        foreach (PauseRow row in rows.Count > 0 ? rows : [.. PauseRow.All])
-            met &= Run(row, peer, memoryBytes, pairs, json ? results : null);
+        using var peer = new QemuPause(qemu, given.MemoryBytes);
+        foreach (string name in given.Rows)
+            met &= Run(PauseRow.All.Single(row => row.Name == name), peer, given.MemoryBytes, given.Pairs, json ? results : null);
         if (json)
             Console.WriteLine(JsonSerializer.Serialize(results, s_indented));
         return met ? 0 : 1;
     }
 
     private static readonly JsonSerializerOptions s_indented = new() { WriteIndented = true };
-
-    private static bool AddRow(List<PauseRow> rows, string name)
-    {
-        if (Array.Find(PauseRow.All, row => row.Name == name) is not { } found)
-            return false;
-        rows.Add(found);
-        return true;
-    }
 
     private static bool Run(PauseRow row, QemuPause peer, ulong memoryBytes, int pairs, List<object>? results)
     {
@@ -64,9 +43,9 @@ internal static class PauseBench
             Pause ours = OursPause.Measure(row, memoryBytes);
             if (pair % 2 != 0)
                 theirs = peer.Measure(row);
-            measured.Add(new PausePair(row, ours, theirs, PeerBench.Load()));
+            measured.Add(new PausePair(row, ours, theirs, BenchArguments.Load()));
             if (results is null)
-                Console.WriteLine($"{pair + 1,4}  ours {Text(ours)}  QEMU {Text(theirs)}  load {PeerBench.Load()}");
+                Console.WriteLine($"{pair + 1,4}  ours {Text(ours)}  QEMU {Text(theirs)}  load {BenchArguments.Load()}");
         }
 
         bool met = true;

@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using System.Globalization;
 using System.Text.Json;
 using Tidemark.Machine.Description;
@@ -8,64 +7,20 @@ namespace Tidemark.Bench;
 /// <summary>Migrations of the same memory by us and by QEMU, in turns, each pair between two probes of plain loopback.</summary>
 internal static class PeerBench
 {
-    private const ulong MiB = 1UL << 20;
-
     internal static int Run(IReadOnlyList<string> arguments, bool json)
     {
-        ulong memoryBytes = 2UL << 30;
-        int pairs = 5;
-        var rows = new List<PeerRow>();
-        for (int index = 0; index < arguments.Count; index += 2)
-        {
-            string value = index + 1 < arguments.Count ? arguments[index + 1] : "";
-            bool good = arguments[index] switch
-            {
-                "--memory" => ByteSize.TryParse(value, out memoryBytes) && memoryBytes >= 64 * MiB && memoryBytes % (2 * MiB) == 0,
-                "--pairs" => int.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out pairs) && pairs is >= 1 and <= 99,
-                "--row" => AddRow(rows, value),
-                _ => false,
-            };
-            if (!good)
-            {
-                Console.Error.WriteLine($"bench peer: {arguments[index]} {value} is not understood.");
-                return 64;
-            }
-        }
-
-        if (!File.Exists(MigrationRun.Program))
-        {
-            Console.Error.WriteLine($"bench peer: {MigrationRun.Program} is missing; build src/Tidemark.Cli -c Release first.");
-            return 1;
-        }
-
-        if (FindQemu() is not { } qemu)
+        var given = new BenchArguments("peer") { MemoryBytes = 2UL << 30, Pairs = 5, AllRows = [.. PeerRow.All.Select(row => row.Name)] };
+        if (!given.TryRead(arguments))
+            return 64;
+        if (!BenchArguments.FindProgram("peer") || BenchArguments.FindQemu() is not { } qemu)
             return 1;
         bool met = true;
         using Utf8JsonWriter? writer = json ? new(Console.OpenStandardOutput(), new JsonWriterOptions { Indented = true }) : null;
         writer?.WriteStartArray();
-        foreach (PeerRow row in rows.Count > 0 ? rows : [.. PeerRow.All])
-            met &= Run(row, qemu, memoryBytes, pairs, writer);
+        foreach (string name in given.Rows)
+            met &= Run(PeerRow.All.Single(row => row.Name == name), qemu, given.MemoryBytes, given.Pairs, writer);
         writer?.WriteEndArray();
         return met ? 0 : 1;
-    }
-
-    private static bool AddRow(List<PeerRow> rows, string name)
-    {
-        if (Array.Find(PeerRow.All, row => row.Name == name) is not { } found)
-            return false;
-        rows.Add(found);
-        return true;
-    }
-
-    /// <summary>The script that knows where it is, and fetches it the first time.</summary>
-    internal static string? FindQemu()
-    {
-        string script = Path.GetFullPath(Path.Combine(AppContext.BaseDirectory, "..", "..", "..", "..", "bench", "peer", "qemu"));
-        using Process process = Process.Start(new ProcessStartInfo(script) { RedirectStandardOutput = true })
-            ?? throw new InvalidOperationException($"{script} was not started.");
-        string path = process.StandardOutput.ReadToEnd().Trim();
-        process.WaitForExit();
-        return process.ExitCode == 0 ? path : null;
     }
 
     private static bool Run(PeerRow row, string qemu, ulong memoryBytes, int pairs, Utf8JsonWriter? writer)
@@ -85,10 +40,10 @@ internal static class PeerBench
             Transfer after = Probe(row, memoryBytes);
             var loopback = new Transfer(
                 before.Bytes, (before.Seconds + after.Seconds) / 2, (before.CpuSeconds + after.CpuSeconds) / 2, "");
-            measured.Add(new PeerPair(loopback, ours, theirs, Load()));
+            measured.Add(new PeerPair(loopback, ours, theirs, BenchArguments.Load()));
             before = after;
             if (writer is null)
-                Console.WriteLine($"{pair + 1,4}  loopback {loopback}  ours {Text(ours)}  QEMU {Text(theirs)}  load {Load()}");
+                Console.WriteLine($"{pair + 1,4}  loopback {loopback}  ours {Text(ours)}  QEMU {Text(theirs)}  load {BenchArguments.Load()}");
         }
 
         bool met = true;
@@ -159,7 +114,4 @@ internal static class PeerBench
 
     private static string Text(Move move) => string.Create(CultureInfo.InvariantCulture,
         $"{move.Seconds * 1000:0} ms (pass {move.PassSeconds * 1000:0}) {move.BytesPerSecond / 1e9:0.00} GB/s {move.CpuSecondsPerGigabyte:0.00} CPU s/GB pause {move.PauseMilliseconds:0.0} ms");
-
-    /// <summary>Load averages: what else runs on the machine is part of the result.</summary>
-    internal static string Load() => string.Join(' ', File.ReadAllText("/proc/loadavg").Split(' ')[..3]);
 }

@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Globalization;
 using System.Text.Json.Nodes;
 using Microsoft.Win32.SafeHandles;
 
@@ -11,8 +10,6 @@ namespace Tidemark.Bench;
 /// </summary>
 internal sealed class QemuFile : IDisposable
 {
-    private const int FillStep = 1 << 20;
-
     private readonly string _program;
     private readonly ulong _memoryBytes;
     private readonly int _channels;
@@ -25,32 +22,20 @@ internal sealed class QemuFile : IDisposable
         (_program, _memoryBytes, _channels) = (program, memoryBytes, channels);
         // Also when the bench is ended from outside: they are as large as the machine.
         AppDomain.CurrentDomain.ProcessExit += DeleteMemory;
-        using FileStream file = File.Create(_source);
-        file.SetLength((long)memoryBytes);
-        var random = new Random(1);
-        byte[] piece = new byte[FillStep];
-        for (ulong at = 0; at < memoryBytes; at += FillStep)
-        {
-            random.NextBytes(piece);
-            file.Write(piece);
-        }
+        QemuProcess.MakeMemory(_source, memoryBytes, memoryBytes).Dispose();
     }
 
     /// <summary>Seconds from the command until the file is in stable storage.</summary>
     internal double Save(string path)
     {
-        using Process process = Start("save", _source, touched: true, out QmpClient client);
-        using QmpClient qmp = client;
-        Prepare(qmp);
+        using QemuProcess qemu = Start("save", _source, touched: true);
         long start = Stopwatch.GetTimestamp();
-        qmp.Execute("migrate", new JsonObject { ["uri"] = $"file:{path}" });
-        qmp.AwaitMigration("completed");
+        qemu.Qmp.Execute("migrate", new JsonObject { ["uri"] = $"file:{path}" });
+        qemu.Qmp.AwaitMigration("completed");
         // Ours syncs; QEMU leaves that to whoever asked.
         using (SafeFileHandle file = File.OpenHandle(path, FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite))
             RandomAccess.FlushToDisk(file);
-        double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
-        End(process);
-        return seconds;
+        return Stopwatch.GetElapsedTime(start).TotalSeconds;
     }
 
     /// <summary>Seconds from the command until it could run, in a process that stood ready, into untouched memory.</summary>
@@ -58,15 +43,11 @@ internal sealed class QemuFile : IDisposable
     {
         try
         {
-            using Process process = Start("restore", _restored, touched: false, out QmpClient client, "-incoming", "defer");
-            using QmpClient qmp = client;
-            Prepare(qmp);
+            using QemuProcess qemu = Start("restore", _restored, touched: false, "-incoming", "defer");
             long start = Stopwatch.GetTimestamp();
-            qmp.Execute("migrate-incoming", new JsonObject { ["uri"] = $"file:{path}" });
-            qmp.AwaitMigration("completed");
-            double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
-            End(process);
-            return seconds;
+            qemu.Qmp.Execute("migrate-incoming", new JsonObject { ["uri"] = $"file:{path}" });
+            qemu.Qmp.AwaitMigration("completed");
+            return Stopwatch.GetElapsedTime(start).TotalSeconds;
         }
         finally
         {
@@ -81,49 +62,20 @@ internal sealed class QemuFile : IDisposable
         Directory.Delete(_folder, recursive: true);
     }
 
-    private static void End(Process process)
-    {
-        process.Kill();
-        process.WaitForExit();
-    }
-
     private void DeleteMemory(object? sender, EventArgs happened)
     {
         File.Delete(_source);
         File.Delete(_restored);
     }
 
-    private Process Start(string name, string memory, bool touched, out QmpClient qmp, params string[] more)
+    private QemuProcess Start(string name, string memory, bool touched, params string[] more)
     {
-        string size = string.Create(CultureInfo.InvariantCulture, $"{_memoryBytes >> 20}M");
-        string socket = Path.Combine(_folder, name);
-        File.Delete(socket);
-        var start = new ProcessStartInfo(_program) { RedirectStandardOutput = true, UseShellExecute = false };
-        string[] arguments =
-        [
-            "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-S", "-m", size,
-            "-machine", "q35,memory-backend=ram",
-            "-object", $"memory-backend-file,id=ram,size={size},mem-path={memory},share=on,prealloc={(touched ? "on" : "off")}",
-            "-qmp", $"unix:{socket},server=on,wait=off",
-            .. more,
-        ];
-        Array.ForEach(arguments, start.ArgumentList.Add);
-        Process process = Process.Start(start) ?? throw new InvalidOperationException("QEMU was not started.");
-        qmp = new QmpClient(socket, () => !process.HasExited);
-        return process;
-    }
-
-    private void Prepare(QmpClient qmp)
-    {
-        qmp.Execute("migrate-set-capabilities", new JsonObject
-        {
-            ["capabilities"] = new JsonArray { Capability("events"), Capability("mapped-ram"), Capability("multifd") },
-        });
-        qmp.Execute("migrate-set-parameters", new JsonObject
+        var qemu = new QemuProcess(_program, _folder, name, memory, _memoryBytes, touched, ["-S", .. more]);
+        qemu.Enable("events", "mapped-ram", "multifd");
+        qemu.Qmp.Execute("migrate-set-parameters", new JsonObject
         {
             ["max-bandwidth"] = 100_000_000_000, ["multifd-channels"] = _channels, ["direct-io"] = true,
         });
+        return qemu;
     }
-
-    private static JsonObject Capability(string name) => new JsonObject { ["capability"] = name, ["state"] = true };
 }

@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Globalization;
 using System.IO.MemoryMappedFiles;
 using System.Text.Json.Nodes;
 
@@ -13,7 +12,6 @@ internal sealed class QemuPause : IDisposable
     private const int Parameters = 0x1000;
     private const int Heartbeat = 0x2000;
     private const int Written = 0x2008;
-    private const int FillStep = 1 << 20;
     private const int PageSize = 4096;
 
     /// <summary>LIMIT: a migration that does not converge is broken off after this.</summary>
@@ -47,8 +45,8 @@ internal sealed class QemuPause : IDisposable
             FillMemory(from, row);
             using QemuProcess destination = Start("destination", to, "-incoming", "defer");
             using QemuProcess source = Start("source", from);
-            Prepare(source.Qmp, row);
-            Prepare(destination.Qmp, row);
+            Prepare(source, row);
+            Prepare(destination, row);
             destination.Qmp.Execute("migrate-incoming", new JsonObject { ["uri"] = "tcp:127.0.0.1:0" });
             JsonNode address = destination.Qmp.Execute("query-migrate")["socket-address"]![0]!;
             string uri = $"tcp:127.0.0.1:{address["port"]!.GetValue<string>()}";
@@ -88,18 +86,9 @@ internal sealed class QemuPause : IDisposable
     /// <summary>As our machine: incompressible but for the working set at the end, and what the guest is to do.</summary>
     private void FillMemory(string path, PauseRow row)
     {
-        using FileStream file = File.Create(path);
-        file.SetLength((long)_memoryBytes);
-        var random = new Random(1);
-        byte[] piece = new byte[FillStep];
         ulong workingSet = OursPause.WorkingSet(_memoryBytes);
-        for (ulong at = 0; at < _memoryBytes - workingSet; at += FillStep)
-        {
-            random.NextBytes(piece);
-            file.Write(piece);
-        }
-
-        Span<byte> words = piece.AsSpan(0, 3 * sizeof(uint));
+        using FileStream file = QemuProcess.MakeMemory(path, _memoryBytes, _memoryBytes - workingSet);
+        Span<byte> words = stackalloc byte[3 * sizeof(uint)];
         BitConverter.TryWriteBytes(words, (uint)(row.WritesPerSecond / PageSize));
         BitConverter.TryWriteBytes(words[4..], (uint)((_memoryBytes - workingSet) / PageSize));
         BitConverter.TryWriteBytes(words[8..], (uint)(workingSet / PageSize));
@@ -109,20 +98,10 @@ internal sealed class QemuPause : IDisposable
         file.Write(new byte[PageSize]);
     }
 
-    private QemuProcess Start(string name, string memory, params string[] more)
-    {
-        string size = string.Create(CultureInfo.InvariantCulture, $"{_memoryBytes >> 20}M");
-        return new QemuProcess(
-            _program, $"{_folder}/{name}",
-            [
-                "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-m", size,
-                "-machine", "q35,memory-backend=ram", "-bios", _firmware,
-                "-object", $"memory-backend-file,id=ram,size={size},mem-path={memory},share=on,prealloc=on",
-                .. more,
-            ]);
-    }
+    private QemuProcess Start(string name, string memory, params string[] more) =>
+        new(_program, _folder, name, memory, _memoryBytes, touched: true, ["-bios", _firmware, .. more]);
 
-    private static void Prepare(QmpClient qmp, PauseRow row)
+    private static void Prepare(QemuProcess qemu, PauseRow row)
     {
         var parameters = new JsonObject
         {
@@ -131,11 +110,8 @@ internal sealed class QemuPause : IDisposable
         };
         if (row.PeerLimitMilliseconds is { } limit)
             parameters["downtime-limit"] = limit;
-        qmp.Execute("migrate-set-capabilities", new JsonObject
-        {
-            ["capabilities"] = new JsonArray { QemuRun.Capability("events"), QemuRun.Capability("multifd") },
-        });
-        qmp.Execute("migrate-set-parameters", parameters);
+        qemu.Enable("events", "multifd");
+        qemu.Qmp.Execute("migrate-set-parameters", parameters);
     }
 
     /// <summary>Waits for the end, and breaks off what has none.</summary>

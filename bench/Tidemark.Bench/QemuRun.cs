@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Globalization;
 using System.Text.Json.Nodes;
 
 namespace Tidemark.Bench;
@@ -10,8 +9,6 @@ namespace Tidemark.Bench;
 /// </summary>
 internal sealed class QemuRun : IDisposable
 {
-    private const int FillStep = 1 << 20;
-
     private readonly string _program;
     private readonly PeerRow _row;
     private readonly ulong _memoryBytes;
@@ -28,16 +25,7 @@ internal sealed class QemuRun : IDisposable
         _folder = Directory.CreateTempSubdirectory("tidemark-peer-").FullName;
         // Also when the bench is ended from outside: they are as large as the machine.
         AppDomain.CurrentDomain.ProcessExit += DeleteMemory;
-        using FileStream file = File.Create(_source);
-        file.SetLength((long)memoryBytes);
-        var random = new Random(1);
-        byte[] piece = new byte[FillStep];
-        ulong filled = (ulong)(memoryBytes * row.Filled) / FillStep * FillStep;
-        for (ulong at = 0; at < filled; at += FillStep)
-        {
-            random.NextBytes(piece);
-            file.Write(piece);
-        }
+        QemuProcess.MakeMemory(_source, memoryBytes, (ulong)(memoryBytes * row.Filled)).Dispose();
     }
 
     internal Move Measure()
@@ -47,8 +35,8 @@ internal sealed class QemuRun : IDisposable
             using QemuProcess destination = Start("destination", _destination, _row.DestinationTouched, "-incoming", "defer");
             using QemuProcess source = Start("source", _source, _row.SourceTouched);
             string uri = _row.Unix ? $"unix:{_folder}/migration" : "tcp:127.0.0.1:0";
-            Prepare(source.Qmp);
-            Prepare(destination.Qmp);
+            Prepare(source);
+            Prepare(destination);
             destination.Qmp.Execute("migrate-incoming", new JsonObject { ["uri"] = uri });
             if (!_row.Unix)
             {
@@ -86,32 +74,15 @@ internal sealed class QemuRun : IDisposable
         File.Delete(_destination);
     }
 
-    private QemuProcess Start(string name, string memory, bool touched, params string[] more)
-    {
-        string size = string.Create(CultureInfo.InvariantCulture, $"{_memoryBytes >> 20}M");
-        string[] arguments =
-        [
-            "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-S", "-m", size,
-            "-machine", "q35,memory-backend=ram",
-            "-object", $"memory-backend-file,id=ram,size={size},mem-path={memory},share=on,prealloc={(touched ? "on" : "off")}",
-            .. more,
-        ];
-        return new QemuProcess(_program, $"{_folder}/{name}", arguments);
-    }
+    private QemuProcess Start(string name, string memory, bool touched, params string[] more) =>
+        new(_program, _folder, name, memory, _memoryBytes, touched, ["-S", .. more]);
 
-    private void Prepare(QmpClient qmp)
+    private void Prepare(QemuProcess qemu)
     {
-        var capabilities = new JsonArray { Capability("events") };
         var parameters = new JsonObject { ["max-bandwidth"] = 100_000_000_000 };
         if (_row.Channels > 1)
-        {
-            capabilities.Add(Capability("multifd"));
             parameters["multifd-channels"] = _row.Channels;
-        }
-
-        qmp.Execute("migrate-set-capabilities", new JsonObject { ["capabilities"] = capabilities });
-        qmp.Execute("migrate-set-parameters", parameters);
+        qemu.Enable(_row.Channels > 1 ? ["events", "multifd"] : ["events"]);
+        qemu.Qmp.Execute("migrate-set-parameters", parameters);
     }
-
-    internal static JsonObject Capability(string name) => new JsonObject { ["capability"] = name, ["state"] = true };
 }

@@ -17,7 +17,8 @@ internal static class SnapshotBench
 
     internal static int Run(IReadOnlyList<string> arguments, bool json)
     {
-        if (BenchArguments.Read(Row, arguments, 1024 * MiB, 5, Row) is not { } given)
+        var given = new BenchArguments(Row) { MemoryBytes = 1024 * MiB, MostBytes = 2048 * MiB, Pairs = 5 };
+        if (!given.TryRead(arguments))
             return 64;
         if (!BenchArguments.FindProgram(Row) || BenchArguments.FindQemu() is not { } qemu)
             return 1;
@@ -55,17 +56,7 @@ internal static class SnapshotBench
             Directory.Delete(folder, recursive: true);
         }
 
-        if (json)
-        {
-            using var writer = new Utf8JsonWriter(Console.OpenStandardOutput(), new JsonWriterOptions { Indented = true });
-            figures.WriteTo(writer);
-        }
-        else
-        {
-            figures.Print();
-        }
-
-        return figures.IsMet ? 0 : 1;
+        return figures.Report(json);
     }
 
     private static (double Save, double Restore) Measure(QemuFile peer, string file)
@@ -80,29 +71,23 @@ internal static class SnapshotBench
     {
         string machine = Path.Combine(folder, "machine.json");
         string file = Path.Combine(folder, "snapshot");
-        File.WriteAllText(machine, $$"""
-            {
-              "name": "bench",
-              "memory": { "size": {{memoryBytes}}, "prefault": true },
-              "workload": { "fill": {{memoryBytes - (4 * MiB)}}, "cpuWorkingSet": {{MiB}}, "cpuBytesPerSecond": 0 }
-            }
-            """);
+        File.WriteAllText(machine, MachineMove.Describe(memoryBytes, memoryBytes - (4 * MiB)));
         (double Seconds, string How) saved;
-        using (var running = ChildProgram.Start(MigrationRun.Program, ["run", machine, "--quiet", "--tied"], folder))
+        using (var running = ChildProgram.Start(MachineMove.Program, ["run", machine, "--quiet", "--tied"], folder))
         {
             running.ReadUntil(" runs ");
             // What a process still does after its start is no part of it; QEMU has done nothing else either.
             Thread.Sleep(1000);
-            using var save = ChildProgram.Start(MigrationRun.Program, ["snapshot", "save", "bench", file, "--json"], folder);
+            using var save = ChildProgram.Start(MachineMove.Program, ["snapshot", "save", "bench", file, "--json"], folder);
             saved = Read(save.ReadUntil("{"));
         }
 
         // Memory that is touched as it is read, as at QEMU's.
-        File.WriteAllText(machine, File.ReadAllText(machine).Replace("\"prefault\": true", "\"prefault\": false", StringComparison.Ordinal));
+        File.WriteAllText(machine, MachineMove.Describe(memoryBytes, memoryBytes - (4 * MiB), prefault: false));
         using var restore = ChildProgram.Start(
-            MigrationRun.Program, ["snapshot", "restore", file, machine, "--name", "restored", "--json"], folder);
+            MachineMove.Program, ["snapshot", "restore", file, machine, "--name", "restored", "--json"], folder);
         (double Seconds, string How) restored = Read(restore.ReadUntil("{"));
-        using (var stop = ChildProgram.Start(MigrationRun.Program, ["stop", "restored"], folder))
+        using (var stop = ChildProgram.Start(MachineMove.Program, ["stop", "restored"], folder))
             stop.ReadToEnd();
         restore.ReadToEnd();
         File.Delete(file);

@@ -1,6 +1,11 @@
 # What `./lab/run machines` and `./lab/run updates` do in the guest ($lab_run says which): machines on real devices move from
 # one process to another, each through another interface of the kernel; and live updates. Ends with 1 when one of them does
 # not arrive whole. The machine's devices are the first two controllers (source, destination), or the two mdevs.
+# It gives a guest's files to a user of its own, so it refuses to run anywhere else.
+if [ -z "$lab_run" ] || [ ! -d /host/program ]; then
+    echo "machines.sh runs in the lab's guest: ./lab/run machines, ./lab/run updates" >&2
+    exit 64
+fi
 set -- $LAB_NVME
 controllers="$1 $2"
 set -- $LAB_MTTY
@@ -126,14 +131,14 @@ update live-update-new-killed "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP'
 update live-update-old-killed "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 0 old Offered
 
 # Once more as a user: who has CAP_IPC_LOCK is charged for nothing, so that nothing moves with the machine.
-mkdir -p /etc /tmp/user
-echo 'user:x:1000:1000::/tmp/user:/bin/sh' >>/etc/passwd
-chown 1000 /tmp/user
-chmod 700 /tmp/user
+home=$(mktemp -d)
+mkdir -p /etc
+echo "user:x:1000:1000::$home:/bin/sh" >>/etc/passwd
+chown 1000 "$home"
 chmod 666 /dev/iommu /dev/vfio/devices/*
 chmod a+rx / /[a-ln-z]* && chmod -R a+rX /bin /lib* /etc # the guest's first file system is its builder's alone
 ulimit -l unlimited
-export TIDEMARK_RUNTIME_DIR=/tmp/user
+export TIDEMARK_RUNTIME_DIR=$home
 tidemark() { su -m -s /bin/sh -- user -c 'exec /usr/share/dotnet/dotnet /host/program/tidemark.dll "$@"' sh "$@"; }
 update live-update-user "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP' 65536 new Charged
 exit $worst

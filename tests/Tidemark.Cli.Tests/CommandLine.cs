@@ -41,9 +41,9 @@ internal sealed class CommandLine : IDisposable
 
     public string All => $"exit code {(_process.HasExited ? _process.ExitCode : "(runs)")}\n{Output}\n{Error}";
 
-    /// <summary>What ./tidemark starts.</summary>
+    /// <summary>What ./tidemark starts, in this test program's configuration.</summary>
     private static string Program { get; } = Path.Combine(
-        Root, "artifacts", "tidemark", "tidemark.dll");
+        Root, "artifacts", "tidemark", Path.GetFileName(AppContext.BaseDirectory.TrimEnd('/')), "tidemark.dll");
 
     /// <summary>Waits for the end and returns the exit code.</summary>
     public int WaitForEnd()

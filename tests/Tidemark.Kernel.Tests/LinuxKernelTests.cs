@@ -36,7 +36,7 @@ public sealed class LinuxKernelTests
     [Fact]
     public void Descriptors_go_through_a_socket_with_the_bytes_beside_them()
     {
-        (Socket here, Socket there) = Connect();
+        (Socket here, Socket there) = UnixSockets.Connect();
         using (here)
         using (there)
         {
@@ -67,7 +67,7 @@ public sealed class LinuxKernelTests
     [Fact]
     public void Descriptors_that_find_no_room_are_closed_and_one_that_is_none_is_refused()
     {
-        (Socket here, Socket there) = Connect();
+        (Socket here, Socket there) = UnixSockets.Connect();
         using (here)
         using (there)
         {
@@ -82,19 +82,6 @@ public sealed class LinuxKernelTests
 
         static bool IsSent(string path) =>
             new FileInfo(path).LinkTarget?.Contains("memfd:sent", StringComparison.Ordinal) ?? false;
-    }
-
-    private static (Socket Here, Socket There) Connect()
-    {
-        string path = Path.Combine(Path.GetTempPath(), $"tidemark-{Guid.NewGuid():n}");
-        using var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        listener.Bind(new UnixDomainSocketEndPoint(path));
-        listener.Listen(1);
-        var here = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        here.Connect(new UnixDomainSocketEndPoint(path));
-        Socket there = listener.Accept();
-        File.Delete(path);
-        return (here, there);
     }
 
     [Fact]

@@ -147,7 +147,7 @@ public sealed class LiveUpdateLinkTests : IDisposable
     public void A_socket_of_this_host_takes_a_message_or_refuses_it_and_keeps_what_it_took()
     {
         // What the hand-over rests on: the door is shut, what came before is there, nothing comes after.
-        (Socket giver, Socket taker) = UpdateRig.Connect();
+        (Socket giver, Socket taker) = UnixSockets.Connect();
         using (giver)
         using (taker)
         {
@@ -172,7 +172,7 @@ public sealed class LiveUpdateLinkTests : IDisposable
         int came = 0, rounds = 500;
         for (int round = 0; round < rounds; round++)
         {
-            (Socket giver, Socket taker) = UpdateRig.Connect();
+            (Socket giver, Socket taker) = UnixSockets.Connect();
             using (giver)
             using (taker)
             using (var start = new Barrier(2))
@@ -206,7 +206,7 @@ public sealed class LiveUpdateLinkTests : IDisposable
     public void Another_version_of_the_protocol_is_refused_in_words(uint version)
     {
         using var rig = new UpdateRig(_rig, _rig.Describe(1));
-        (Socket giver, Socket taker) = UpdateRig.Connect();
+        (Socket giver, Socket taker) = UnixSockets.Connect();
         using (giver)
         using (taker)
         {

@@ -65,7 +65,7 @@ public sealed class LiveUpdateTests : IDisposable
         MachineDescription description = _rig.Describe(1);
         SoftKernel kernel = _rig.CreateKernel(description);
         GuestMachine machine = MachineRig.Run(_rig.Own(GuestMachine.Assemble(description, kernel, kernel.Sysfs)));
-        (Socket here, Socket there) = Connect();
+        (Socket here, Socket there) = UnixSockets.Connect();
         using (here)
         using (there)
         {
@@ -115,17 +115,4 @@ public sealed class LiveUpdateTests : IDisposable
 
     private static MachineInheritance Duplicate(MachineInheritance inheritance, IKernel kernel) => MachineInheritance.Of(
         [.. inheritance.Descriptors.Select(fd => new KernelFd(kernel, (int)kernel.Dup(fd.Number).Value))], inheritance.Manifest);
-
-    private static (Socket, Socket) Connect()
-    {
-        string path = Path.Combine(Path.GetTempPath(), $"tidemark-{Guid.NewGuid():n}");
-        using var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        listener.Bind(new UnixDomainSocketEndPoint(path));
-        listener.Listen(1);
-        var here = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        here.Connect(new UnixDomainSocketEndPoint(path));
-        Socket there = listener.Accept();
-        File.Delete(path);
-        return (here, there);
-    }
 }

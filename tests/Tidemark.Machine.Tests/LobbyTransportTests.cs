@@ -189,7 +189,7 @@ public sealed class LobbyTransportTests : IDisposable
     [Fact]
     public void Sockets_that_were_handed_in_are_encrypted_too()
     {
-        (Socket near, Socket far) = _rig.RawPair();
+        (Socket near, Socket far) = UnixSockets.Connect();
         using var lobby = new Lobby(
             SocketAcceptor.Listen(Descriptor(far)), new TlsAdmission(_rig.Load("hostb"), null), TimeProvider.System, _told.Enqueue, TimeSpan.FromSeconds(5));
         using var engine = new Engine(lobby);
@@ -206,7 +206,7 @@ public sealed class LobbyTransportTests : IDisposable
     [Fact]
     public void A_socket_that_was_handed_in_may_be_silent_for_longer_than_a_stranger()
     {
-        (Socket near, Socket far) = _rig.RawPair();
+        (Socket near, Socket far) = UnixSockets.Connect();
         var time = new FakeTime(TimeProvider.System.GetUtcNow());
         using var lobby = new Lobby(SocketAcceptor.Listen(Descriptor(far)), new TlsAdmission(_rig.Load("hostb"), null), time, _told.Enqueue);
         using var engine = new Engine(lobby);

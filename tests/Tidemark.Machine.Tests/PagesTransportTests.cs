@@ -70,7 +70,7 @@ public sealed partial class PagesTransportTests : IDisposable
         PageRun[] runs = [.. Enumerable.Range(0, runCount).Select(index => new PageRun((ulong)index * 2, 1))];
         byte[] sent = new byte[ahead];
         new Random(3).NextBytes(sent);
-        (Socket near, Socket far) = Pair();
+        (Socket near, Socket far) = UnixSockets.Connect();
         using var source = new SocketConnection(near, "near", Counting());
         using var destination = new SocketConnection(far, "far");
         GuestMemory from = Map(seed: 5);
@@ -105,7 +105,7 @@ public sealed partial class PagesTransportTests : IDisposable
     [Fact]
     public void A_non_blocking_socket_is_not_taken_and_stays_open()
     {
-        (Socket near, Socket far) = Pair();
+        (Socket near, Socket far) = UnixSockets.Connect();
         near.Blocking = false;
         var address = new MigrationAddress.Descriptor((int)near.SafeHandle.DangerousGetHandle());
         IOException failure = Assert.Throws<IOException>(() => new SocketConnector(address, s_patience).Connect(default));
@@ -139,7 +139,7 @@ public sealed partial class PagesTransportTests : IDisposable
     [Fact]
     public void A_peer_that_does_not_take_pages_ends_the_call_after_its_timeout()
     {
-        (Socket near, Socket far) = Pair();
+        (Socket near, Socket far) = UnixSockets.Connect();
         using var sending = new SocketConnection(near, "near", Counting());
         using (far)
         {
@@ -154,7 +154,7 @@ public sealed partial class PagesTransportTests : IDisposable
     [InlineData(true)]
     public void An_abort_ends_a_transfer_of_pages(bool sending)
     {
-        (Socket near, Socket far) = Pair();
+        (Socket near, Socket far) = UnixSockets.Connect();
         using var connection = new SocketConnection(near, "near", Counting());
         using (far)
         {
@@ -178,7 +178,7 @@ public sealed partial class PagesTransportTests : IDisposable
     [Fact]
     public void A_peer_that_closes_in_the_middle_of_pages_is_named()
     {
-        (Socket near, Socket far) = Pair();
+        (Socket near, Socket far) = UnixSockets.Connect();
         using var connection = new SocketConnection(near, "near", Counting());
         far.Send(new byte[100]);
         far.Dispose();
@@ -191,7 +191,7 @@ public sealed partial class PagesTransportTests : IDisposable
     [Fact]
     public void A_run_outside_guest_memory_is_refused_before_anything_is_sent()
     {
-        (Socket near, Socket far) = Pair();
+        (Socket near, Socket far) = UnixSockets.Connect();
         using (far)
         using (var connection = new SocketConnection(near, "near", Counting()))
             Assert.Throws<ArgumentOutOfRangeException>(() => connection.SendPages(Map(1), [new(0, 1), new(Pages - 1, 2)]));
@@ -200,7 +200,7 @@ public sealed partial class PagesTransportTests : IDisposable
 
     private void Transfer(PageRun[] runs, IKernel? sending, IKernel? receiving)
     {
-        (Socket near, Socket far) = Pair();
+        (Socket near, Socket far) = UnixSockets.Connect();
         using var source = new SocketConnection(near, "near", sending);
         using var destination = new SocketConnection(far, "far", receiving);
         GuestMemory from = Map(seed: 5);
@@ -243,17 +243,6 @@ public sealed partial class PagesTransportTests : IDisposable
         if (seed is { } number)
             new Random(number).NextBytes(memory.PagesSpan(0, (int)Pages));
         return memory;
-    }
-
-    private (Socket Near, Socket Far) Pair()
-    {
-        string path = Path.Combine(_folder, $"pair{_mapped.Count}-{Guid.NewGuid():N}");
-        using var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        listener.Bind(new UnixDomainSocketEndPoint(path));
-        listener.Listen(1);
-        var near = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        near.Connect(new UnixDomainSocketEndPoint(path));
-        return (near, listener.Accept());
     }
 
     /// <summary>This process's sockets with the flags of their descriptors.</summary>

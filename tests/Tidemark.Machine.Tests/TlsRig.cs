@@ -65,19 +65,8 @@ internal sealed class TlsRig : IDisposable
 
     public (SocketConnection Near, SocketConnection Far) Pair()
     {
-        (Socket near, Socket far) = RawPair();
+        (Socket near, Socket far) = UnixSockets.Connect();
         return (Own(new SocketConnection(near, "unix:far")), Own(new SocketConnection(far, "unix:near")));
-    }
-
-    public (Socket Near, Socket Far) RawPair()
-    {
-        string path = Path.Combine(Folder, $"pair{_number++}");
-        using var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        listener.Bind(new UnixDomainSocketEndPoint(path));
-        listener.Listen(1);
-        var near = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        near.Connect(new UnixDomainSocketEndPoint(path));
-        return (near, listener.Accept());
     }
 
     /// <summary>Both sides at once. Each is a connection, or why it is none.</summary>

@@ -36,8 +36,8 @@ public sealed class TlsTransportTests : IDisposable
     [Fact]
     public void Nothing_of_what_is_sent_can_be_read_on_the_wire()
     {
-        (Socket near, Socket middle) = _rig.RawPair();
-        (Socket onward, Socket far) = _rig.RawPair();
+        (Socket near, Socket middle) = UnixSockets.Connect();
+        (Socket onward, Socket far) = UnixSockets.Connect();
         var seen = new MemoryStream();
         var pumps = new[] { (middle, onward), (onward, middle) }.Select(ends => new Thread(() => Pump(ends.Item1, ends.Item2, seen))).ToArray();
         foreach (Thread pump in pumps)
@@ -135,14 +135,14 @@ public sealed class TlsTransportTests : IDisposable
     [Fact]
     public void Somebody_who_begins_a_handshake_and_falls_silent_is_given_up()
     {
-        (Socket near, Socket far) = _rig.RawPair();
+        (Socket near, Socket far) = UnixSockets.Connect();
         near.Send([0x16, 0x03, 0x01, 0x02]);
         IOException failure = Assert.Throws<IOException>(() => TlsConnection.Accept(
             new SocketConnection(far, "unix:near"), _rig.Load("hostb"), null, TimeSpan.FromMilliseconds(100), TimeProvider.System));
         Assert.Contains("The TLS handshake with unix:near failed", failure.Message, StringComparison.Ordinal);
         Assert.Contains("no progress for 0.1 s", failure.Message, StringComparison.Ordinal);
         near.Dispose();
-        (near, far) = _rig.RawPair();
+        (near, far) = UnixSockets.Connect();
         failure = Assert.Throws<IOException>(() => TlsConnection.Connect(
             new SocketConnection(near, "unix:far"), _rig.Load("hosta"), "hostb", TimeSpan.FromMilliseconds(100), TimeProvider.System));
         Assert.Contains("no progress for 0.1 s", failure.Message, StringComparison.Ordinal);
@@ -154,7 +154,7 @@ public sealed class TlsTransportTests : IDisposable
     {
         for (int seed = 0; seed < 20; seed++)
         {
-            (Socket near, Socket far) = _rig.RawPair();
+            (Socket near, Socket far) = UnixSockets.Connect();
             var garbage = new byte[1000];
             new Random(seed).NextBytes(garbage);
             near.Send(garbage);
@@ -200,8 +200,8 @@ public sealed class TlsTransportTests : IDisposable
     [Fact]
     public void What_is_changed_on_the_wire_is_not_handed_out()
     {
-        (Socket near, Socket middle) = _rig.RawPair();
-        (Socket onward, Socket far) = _rig.RawPair();
+        (Socket near, Socket middle) = UnixSockets.Connect();
+        (Socket onward, Socket far) = UnixSockets.Connect();
         var back = new Thread(() => Pump(onward, middle, new MemoryStream()));
         back.Start();
         bool damage = false;
@@ -319,7 +319,7 @@ public sealed class TlsTransportTests : IDisposable
     /// <summary>What the receiver says of a source that is not ours and shows no certificate.</summary>
     private string AcceptFrom(SslProtocols protocol)
     {
-        (Socket near, Socket far) = _rig.RawPair();
+        (Socket near, Socket far) = UnixSockets.Connect();
         var client = new Thread(() => Record.Exception(() =>
         {
             using var stream = new SslStream(new NetworkStream(near, ownsSocket: true));

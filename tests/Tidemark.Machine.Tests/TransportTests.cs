@@ -191,14 +191,7 @@ public sealed class TransportTests : IDisposable
     [Fact]
     public void A_socket_that_was_handed_in_makes_one_connection_on_each_side()
     {
-        string path = Path.Combine(_folder, "pair");
-        using var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        listener.Bind(new UnixDomainSocketEndPoint(path));
-        listener.Listen(1);
-        var first = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        first.Connect(new UnixDomainSocketEndPoint(path));
-        Socket second = listener.Accept();
-
+        (Socket first, Socket second) = UnixSockets.Connect();
         SocketConnector connector = Connector(new MigrationAddress.Descriptor(TakeDescriptor(first)));
         using SocketAcceptor acceptor = SocketAcceptor.Listen(new MigrationAddress.Descriptor(TakeDescriptor(second)));
         using IConnection near = connector.Connect(default);

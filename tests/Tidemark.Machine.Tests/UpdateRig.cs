@@ -46,7 +46,7 @@ internal sealed class UpdateRig : IDisposable
         UpdateProcess next, Action<LiveUpdateStep, Socket>? atGiver = null, Action<LiveUpdateStep, Socket>? atTaker = null,
         Action? beginGiver = null, Action? beginTaker = null, CancellationToken cancellation = default)
     {
-        (Socket here, Socket there) = Connect();
+        (Socket here, Socket there) = UnixSockets.Connect();
         GuestMachine? taken = null;
         var taker = new Thread(() =>
         {
@@ -78,17 +78,4 @@ internal sealed class UpdateRig : IDisposable
     }
 
     public void Dispose() => Machine.Dispose();
-
-    public static (Socket Here, Socket There) Connect()
-    {
-        string path = Path.Combine(Path.GetTempPath(), $"tidemark-{Guid.NewGuid():n}");
-        using var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        listener.Bind(new UnixDomainSocketEndPoint(path));
-        listener.Listen(1);
-        var here = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        here.Connect(new UnixDomainSocketEndPoint(path));
-        Socket there = listener.Accept();
-        File.Delete(path);
-        return (here, there);
-    }
 }

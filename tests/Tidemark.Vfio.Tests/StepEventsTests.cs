@@ -9,8 +9,14 @@ using Tidemark.Memory;
 namespace Tidemark.Vfio.Tests;
 
 /// <summary>Steps as events, with the values that a person needs to follow a device.</summary>
+[Collection(Collection)]
 public sealed class StepEventsTests : IDisposable
 {
+    /// <summary>
+    /// Whoever listens makes every test of this process pay for its events: tests that count bytes are not run beside.
+    /// </summary>
+    public const string Collection = "steps";
+
     private readonly SoftRig _rig = new();
 
     public void Dispose() => _rig.Dispose();

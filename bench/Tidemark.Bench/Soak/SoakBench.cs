@@ -39,12 +39,8 @@ internal sealed class SoakBench : IDisposable
     {
         if (SoakOptions.Parse(arguments, json) is not { } options)
             return 64;
-        if (!File.Exists(MigrationRun.Program))
-        {
-            Console.Error.WriteLine($"bench soak: {MigrationRun.Program} is missing; build src/Tidemark.Cli in the same configuration first.");
+        if (!BenchArguments.FindProgram("soak"))
             return 1;
-        }
-
         using var soak = new SoakBench(options);
         return soak.Run();
     }

@@ -65,14 +65,14 @@ internal sealed class SoakProcess : IDisposable
             WorkingDirectory = folder,
         };
         start.ArgumentList.Add("exec");
-        start.ArgumentList.Add(MigrationRun.Program);
+        start.ArgumentList.Add(MachineMove.Program);
         foreach (string argument in arguments)
             start.ArgumentList.Add(argument);
         start.Environment["TIDEMARK_RUNTIME_DIR"] = folder;
         start.Environment["NO_COLOR"] = "1";
         File.AppendAllText(logFile, $"$ tidemark {string.Join(' ', start.ArgumentList.Skip(2))}\n");
         return new SoakProcess(
-            Process.Start(start) ?? throw new InvalidOperationException($"{MigrationRun.Program} was not started."), name, logFile);
+            Process.Start(start) ?? throw new InvalidOperationException($"{MachineMove.Program} was not started."), name, logFile);
     }
 
     /// <summary>The first line of output with the text, or null.</summary>

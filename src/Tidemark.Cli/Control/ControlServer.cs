@@ -44,22 +44,8 @@ internal sealed class ControlServer : IDisposable
                 throw new CommandFailure($"A machine named \"{machineName}\" runs here already. Say --name to give this one another name.");
         }
 
-        var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        try
-        {
-            // Nobody answers there: what is left of a process that was killed.
-            File.Delete(path);
-            socket.Bind(new UnixDomainSocketEndPoint(path));
-            File.SetUnixFileMode(path, UnixFileMode.UserRead | UnixFileMode.UserWrite);
-            socket.Listen(8);
-            return new ControlServer(socket, path, answer);
-        }
-        catch (Exception failure) when (failure is SocketException or IOException or UnauthorizedAccessException)
-        {
-            // Nothing listens.
-            socket.Dispose();
-            throw new CommandFailure($"The control socket {path} can not be made: {failure.Message}");
-        }
+        // Nobody answers there: what there is was left by a process that was killed.
+        return new ControlServer(OwnSocket.Listen(path, 8, "control socket"), path, answer);
     }
 
     public void Dispose()

@@ -26,21 +26,7 @@ internal sealed class LiveUpdateSocket : IDisposable
     {
         RuntimeFolder.Ensure();
         string path = Path.ChangeExtension(RuntimeFolder.SocketOf(name), $".{Environment.ProcessId}");
-        var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        try
-        {
-            File.Delete(path);
-            listener.Bind(new UnixDomainSocketEndPoint(path));
-            File.SetUnixFileMode(path, UnixFileMode.UserRead | UnixFileMode.UserWrite);
-            listener.Listen(1);
-            return new LiveUpdateSocket(name, path, listener);
-        }
-        catch (Exception failure) when (failure is SocketException or IOException or UnauthorizedAccessException or ArgumentException)
-        {
-            // Nothing listens.
-            listener.Dispose();
-            throw new CommandFailure($"The socket {path} for the hand-over can not be made: {failure.Message} Set TIDEMARK_RUNTIME_DIR to a shorter folder of yours.");
-        }
+        return new LiveUpdateSocket(name, path, OwnSocket.Listen(path, 1, "socket for the hand-over"));
     }
 
     /// <summary>Asks the machine's process to hand it over; returns the connection on which it does.</summary>
@@ -59,13 +45,6 @@ internal sealed class LiveUpdateSocket : IDisposable
     public void Dispose()
     {
         _listener.Dispose();
-        try
-        {
-            File.Delete(_path);
-        }
-        catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
-        {
-            // A stale socket file is harmless.
-        }
+        OwnSocket.Remove(_path);
     }
 }

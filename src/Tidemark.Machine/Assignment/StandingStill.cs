@@ -18,13 +18,21 @@ internal sealed class StandingStill : IDisposable
     public static StandingStill Of(IEnumerable<AssignedDevice> devices)
     {
         var all = new StandingStill();
-        foreach (AssignedDevice device in devices)
+        try
         {
-            if (device.Assisted?.Driver.TryStandStill(s_limit) is { } rest)
-                all._rests.Add(rest);
-        }
+            foreach (AssignedDevice device in devices)
+            {
+                if (device.Assisted?.Driver.TryStandStill(s_limit) is { } rest)
+                    all._rests.Add(rest);
+            }
 
-        return all;
+            return all;
+        }
+        catch
+        {
+            all.Dispose();
+            throw;
+        }
     }
 
     public void Dispose() => _rests.ForEach(rest => rest.Dispose());

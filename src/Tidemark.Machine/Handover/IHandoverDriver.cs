@@ -48,7 +48,8 @@ public interface IHandoverDriver
     /// refuses DMA that comes in the middle of it. Any thread; also while the owner stands still.
     /// </summary>
     /// <param name="limit">How long it may take in all.</param>
-    /// <returns>Null when it could not be had; everything is as before then. The default: a driver that can not.</returns>
+    /// <returns>Null when it could not be had in time. The default: a driver that can not.</returns>
+    /// <exception cref="Exception">The device answered what it must not. As after null, everything is as before.</exception>
     IDisposable? TryStandStill(TimeSpan limit) => null;
 
     /// <summary>

@@ -85,11 +85,13 @@ public sealed partial class NvmeWorkload : IHandoverDriver
             ((IHandoverDriver)this).Quiesce(limit);
             return rest;
         }
-        catch (TimeoutException)
+        catch (Exception failure)
         {
-            // What is in flight stays so, and the thread goes on to wait for it.
+            // What is in flight stays so, and the thread goes on to wait for it, or to meet what went wrong itself.
             rest.Dispose();
-            return null;
+            if (failure is TimeoutException)
+                return null;
+            throw;
         }
     }
 

@@ -237,8 +237,7 @@ internal sealed partial class SourceRun
     /// it.</summary>
     private void HarvestWhile(PassWork work, long start)
     {
-        // A pass that a lost connection cut short has left its own behind.
-        _observed = 0;
+        ulong observed = 0;
         while (work.UntakenPages > 0)
         {
             double share = 1 - (work.UntakenPages / (double)Math.Max(1, work.DirtyPages - work.SkippedPages));
@@ -252,17 +251,16 @@ internal sealed partial class SourceRun
             {
                 HarvestMore();
                 work.Skip(Carried.Pages);
-                _policy.Observe(_sources.Aggregate(0UL, (sum, source) => sum + source.PageCount) - _observed, since);
-                _observed = _sources.Aggregate(0UL, (sum, source) => sum + source.PageCount);
+                // Counts grow with each harvest that is added to the one in hand.
+                ulong all = _sources.Aggregate(0UL, (sum, source) => sum + source.PageCount);
+                _policy.Observe(all - observed, since);
+                observed = all;
             }
         }
 
-        _observed = 0;
         HarvestMore();
         work.Skip(Carried.Pages);
     }
-
-    private ulong _observed;
 
     /// <summary>The harvest in hand becomes a pass.</summary>
     private PassWork BeginPass(bool final)

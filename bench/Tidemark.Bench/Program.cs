@@ -5,6 +5,8 @@ using Tidemark.Bench.Soak;
 // Measures ratios on this machine: each figure has its yardstick measured beside it, in turns, in the same process.
 bool json = args.Contains("--json");
 string[] rest = [.. args.Where(argument => argument != "--json")];
+// A soak takes turns with measurements, round by round; the sides of loopback belong to one that measures.
+using QuietMachine? quiet = rest is ["soak" or "loopback-send" or "loopback-receive", ..] ? null : QuietMachine.Hold();
 return rest switch
 {
     ["kernels"] => KernelsBench.Run(json),

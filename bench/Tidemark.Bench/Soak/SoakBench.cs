@@ -27,6 +27,7 @@ internal sealed class SoakBench : IDisposable
     private SoakProcess? _runner;
     private LeakWatch _leaks = new();
     private long _lastLine;
+    private TimeSpan _rested;
 
     private SoakBench(SoakOptions options)
     {
@@ -68,6 +69,9 @@ internal sealed class SoakBench : IDisposable
         return _tally.Violations.Count == 0 ? 0 : 1;
     }
 
+    /// <summary>Without the time in which it rested for a measurement.</summary>
+    private TimeSpan Elapsed => Stopwatch.GetElapsedTime(_began) - _rested;
+
     private IEnumerable<SoakPlan> Plans()
     {
         if (_options.Steps)
@@ -75,12 +79,15 @@ internal sealed class SoakBench : IDisposable
         if (_options.Round is { } round)
             return [SoakPlan.Draw(_options.Seed, round, _compression)];
         return Enumerable.Range(0, _options.Rounds)
-            .TakeWhile(_ => Stopwatch.GetElapsedTime(_began).TotalMinutes < _options.Minutes)
+            .TakeWhile(_ => Elapsed.TotalMinutes < _options.Minutes)
             .Select(number => SoakPlan.Draw(_options.Seed, number, _compression));
     }
 
     private void RunRound(SoakPlan plan)
     {
+        long asked = Stopwatch.GetTimestamp();
+        using QuietMachine turn = QuietMachine.HoldAfterOthers();
+        _rested += Stopwatch.GetElapsedTime(asked);
         long began = Stopwatch.GetTimestamp();
         try
         {
@@ -123,8 +130,7 @@ internal sealed class SoakBench : IDisposable
     /// <summary>The machine of the round's stretch: the one that runs, or a new one.</summary>
     private SoakProcess RequireRunner(SoakPlan plan)
     {
-        int stretch = plan.Round - (plan.Round % SoakPlan.Stretch);
-        if (_runner is not null && (plan.Round != stretch || _options.Steps))
+        if (_runner is not null && (plan.Round != SoakPlan.BeginOfStretch(plan.Round) || _options.Steps))
             return _runner;
         StopRunner();
         EndProcess();
@@ -171,7 +177,7 @@ internal sealed class SoakBench : IDisposable
     private void TellProgress()
     {
         _lastLine = Stopwatch.GetTimestamp();
-        Say(string.Create(CultureInfo.InvariantCulture, $"{Stopwatch.GetElapsedTime(_began).TotalMinutes:0.0} min, {_tally.Line()}"));
+        Say(string.Create(CultureInfo.InvariantCulture, $"{Elapsed.TotalMinutes:0.0} min, {_tally.Line()}"));
     }
 
     private void Report()
@@ -185,7 +191,7 @@ internal sealed class SoakBench : IDisposable
         using var writer = new Utf8JsonWriter(Console.OpenStandardOutput(), new JsonWriterOptions { Indented = true });
         writer.WriteStartObject();
         writer.WriteNumber("seed", _options.Seed);
-        writer.WriteNumber("minutes", Math.Round(Stopwatch.GetElapsedTime(_began).TotalMinutes, 2));
+        writer.WriteNumber("minutes", Math.Round(Elapsed.TotalMinutes, 2));
         _tally.Write(writer);
         double[] slopes = Slopes();
         if (slopes.Length > 0)

@@ -38,8 +38,13 @@ internal sealed record SoakMoment(string Phase, int DelayMilliseconds);
 /// <summary>Everything that is random about a round.</summary>
 internal sealed record SoakPlan(int Round, SoakKind Kind, int Channels, bool Unix, bool Tls)
 {
-    /// <summary>Rounds with one shape of machine; it is begun anew after them.</summary>
-    internal const int Stretch = 16;
+    /// <summary>
+    /// Rounds with one shape of machine; it is begun anew after them. In those of the first kind it moves, in those of the
+    /// second it mostly stays, so that leaks of one process add up.
+    /// </summary>
+    private const int MovingStretch = 16;
+
+    private const int StayingStretch = 64;
 
     internal static readonly string[] CancelWays = ["source", "destination", "signal"];
 
@@ -100,8 +105,14 @@ internal sealed record SoakPlan(int Round, SoakKind Kind, int Channels, bool Uni
         return string.Join(", ", words);
     }
 
-    /// <summary>In such a stretch of rounds the machine mostly stays, so that leaks of one process add up.</summary>
-    internal static bool Stays(int round) => round / Stretch % 2 == 1;
+    /// <summary>The first round of the stretch that a round belongs to.</summary>
+    internal static int BeginOfStretch(int round)
+    {
+        int within = round % (MovingStretch + StayingStretch);
+        return round - (within < MovingStretch ? within : within - MovingStretch);
+    }
+
+    private static bool Stays(int round) => round % (MovingStretch + StayingStretch) >= MovingStretch;
 
     internal static SoakPlan Draw(int seed, int round, bool compression)
     {
@@ -191,7 +202,7 @@ internal sealed record SoakShape(bool HugePages, bool DriverAssisted, int CpuMeg
 
     internal static SoakShape Draw(int seed, int round)
     {
-        var random = new Random(unchecked((seed * 7_919) + (round / SoakPlan.Stretch)));
+        var random = new Random(unchecked((seed * 7_919) + SoakPlan.BeginOfStretch(round)));
         return new SoakShape(random.Next(3) == 0, random.Next(4) == 0, s_rates[random.Next(s_rates.Length)], 4 << random.Next(3));
     }
 }

@@ -50,6 +50,12 @@ internal sealed class SoakRound(SoakScene scene, SoakPlan plan, SoakProcess sour
     private bool _resolved;
     private long _cancelAsked;
 
+    /// <summary>Until the source's end was at rest.</summary>
+    private TimeSpan _cancelTook;
+
+    /// <summary>Nobody ever came to the receiver: it goes on waiting, which is its rest.</summary>
+    private bool _nobodyCame;
+
     internal SoakRoundResult Run()
     {
         source.Phase = null;
@@ -71,6 +77,7 @@ internal sealed class SoakRound(SoakScene scene, SoakPlan plan, SoakProcess sour
             Act();
             if (!_migrate.WaitForEnd(s_migrationLimit))
                 throw new SoakViolationException($"migrate has not ended after {s_migrationLimit.TotalSeconds:0} s.");
+            _cancelTook = Stopwatch.GetElapsedTime(_cancelAsked);
             SoakRoundResult result = Judge();
             if (watch.Violation is { } violation)
                 throw new SoakViolationException(violation);
@@ -215,7 +222,7 @@ internal sealed class SoakRound(SoakScene scene, SoakPlan plan, SoakProcess sour
         RequireAllowed(judged, result);
         if (plan.Kind == SoakKind.Cancel && outcome == "cancelled")
         {
-            judged = judged with { CancelTook = Stopwatch.GetElapsedTime(_cancelAsked) };
+            judged = judged with { CancelTook = _nobodyCame ? _cancelTook : Stopwatch.GetElapsedTime(_cancelAsked) };
             if (judged.CancelTook > s_cancelLimit)
                 throw new SoakViolationException($"A cancel took {judged.CancelTook.Value.TotalSeconds:0.0} s.");
         }
@@ -304,6 +311,7 @@ internal sealed class SoakRound(SoakScene scene, SoakPlan plan, SoakProcess sour
             return;
         }
 
+        _nobodyCame = true;
         ControlSocket.Ask(scene.Folder, _destination.Name, "stop", 30_000);
         SoakScene.AwaitEnd(_destination, "it was told to stop", 0);
     }

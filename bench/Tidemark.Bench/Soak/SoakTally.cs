@@ -20,7 +20,7 @@ internal sealed class SoakTally
 
     private readonly int[] _counts = new int[s_kinds.Length];
     private readonly List<string> _violations = [];
-    private readonly List<double> _cancels = [];
+    private readonly List<(double Milliseconds, SoakPlan Plan)> _cancels = [];
 
     internal int Rounds { get; private set; }
 
@@ -34,7 +34,7 @@ internal sealed class SoakTally
         for (int index = 0; index < s_kinds.Length; index++)
             _counts[index] += s_kinds[index].Counts(plan, result) ? 1 : 0;
         if (result.CancelTook is { } took)
-            _cancels.Add(took.TotalMilliseconds);
+            _cancels.Add((took.TotalMilliseconds, plan));
     }
 
     internal void AddViolation(string text) => _violations.Add(text);
@@ -46,8 +46,10 @@ internal sealed class SoakTally
     {
         if (_cancels.Count == 0)
             return "none";
-        _cancels.Sort();
-        return $"median {_cancels[_cancels.Count / 2]:0} ms, longest {_cancels[^1]:0} ms, from the request until both ends were at rest";
+        SortCancels();
+        int late = _cancels.Count(cancel => cancel.Milliseconds > 1000);
+        return $"median {_cancels[_cancels.Count / 2].Milliseconds:0} ms, longest {_cancels[^1].Milliseconds:0} ms, {late} of {_cancels.Count} over 1 s, "
+            + $"from the request until both ends were at rest (longest: {_cancels[^1].Plan})";
     }
 
     internal void Write(Utf8JsonWriter writer)
@@ -58,9 +60,9 @@ internal sealed class SoakTally
         writer.WriteNumber("lostPages", LostPages);
         if (_cancels.Count > 0)
         {
-            _cancels.Sort();
-            writer.WriteNumber("cancelMedianMilliseconds", Math.Round(_cancels[_cancels.Count / 2]));
-            writer.WriteNumber("cancelLongestMilliseconds", Math.Round(_cancels[^1]));
+            SortCancels();
+            writer.WriteNumber("cancelMedianMilliseconds", Math.Round(_cancels[_cancels.Count / 2].Milliseconds));
+            writer.WriteNumber("cancelLongestMilliseconds", Math.Round(_cancels[^1].Milliseconds));
         }
 
         writer.WriteStartArray("violations");
@@ -68,6 +70,8 @@ internal sealed class SoakTally
             writer.WriteStringValue(violation);
         writer.WriteEndArray();
     }
+
+    private void SortCancels() => _cancels.Sort((one, other) => one.Milliseconds.CompareTo(other.Milliseconds));
 
     private static string ToKey(string name)
     {

@@ -1,0 +1,54 @@
+namespace Tidemark.Bench;
+
+/// <summary>
+/// One measurement at a time on a machine: a soak that goes on for hours rests between two rounds while something is
+/// measured, and a measurement begins when the round has ended. Held by this process until it is disposed of, or ends.
+/// </summary>
+internal sealed class QuietMachine : IDisposable
+{
+    private static readonly string s_file = Path.Combine(Path.GetTempPath(), "tidemark-bench.lock");
+
+    private static readonly TimeSpan s_lookEvery = TimeSpan.FromMilliseconds(100);
+
+    private readonly FileStream? _lock;
+
+    private QuietMachine(FileStream? held) => _lock = held;
+
+    /// <summary>
+    /// Waits for others on this machine as long as it takes: what they do is bounded. The lock of another user, which can
+    /// not be opened, is no reason not to measure.
+    /// </summary>
+    internal static QuietMachine Hold() => Hold(tells: true);
+
+    /// <summary>As <see cref="Hold()"/>, after whoever waits already, and without a word.</summary>
+    internal static QuietMachine HoldAfterOthers()
+    {
+        Thread.Sleep(s_lookEvery * 2);
+        return Hold(tells: false);
+    }
+
+    public void Dispose() => _lock?.Dispose();
+
+    private static QuietMachine Hold(bool tells)
+    {
+        bool told = !tells;
+        while (true)
+        {
+            try
+            {
+                return new QuietMachine(new FileStream(s_file, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None));
+            }
+            catch (UnauthorizedAccessException)
+            {
+                return new QuietMachine(null);
+            }
+            catch (IOException) when (File.Exists(s_file))
+            {
+                if (!told)
+                    Console.Error.WriteLine($"bench: another one measures on this machine and holds {s_file}; waiting for it.");
+                told = true;
+                Thread.Sleep(s_lookEvery);
+            }
+        }
+    }
+}

@@ -34,6 +34,7 @@ internal static class LoopbackRun
         string address = receiver.ReadUntil("address ")["address ".Length..];
         using var sender = ChildProgram.Start(own, ["loopback-send", size, count, address]);
         sender.ReadUntil("ready");
+        FreeMemory.Warm(2 * memoryBytes);
         sender.Say("go");
         string[] sent = sender.ReadUntil("sent ").Split(' ');
         string[] received = receiver.ReadUntil("received ").Split(' ');

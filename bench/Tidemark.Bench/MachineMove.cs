@@ -32,6 +32,9 @@ internal sealed record MachineMove(string Source, string Destination)
     /// <summary>Processor time in a quarter of a second that counts as rest.</summary>
     internal double RestSeconds { get; init; } = 0.03;
 
+    /// <summary>Free memory that is touched right before: more than the move takes of it.</summary>
+    internal ulong WarmBytes { get; init; }
+
     /// <summary>Where the heartbeat lies in the memory file; null: the guest's own gap is not looked for.</summary>
     internal ulong? HeartbeatOffset { get; init; }
 
@@ -81,6 +84,8 @@ internal sealed record MachineMove(string Source, string Destination)
             Thread.Sleep(time);
         else
             AwaitRest(source, destination);
+        if (WarmBytes > 0)
+            FreeMemory.Warm(WarmBytes);
         using HeartbeatWatch? watch = HeartbeatOffset is { } offset ? Watch(source, destination, offset) : null;
         double before = LookAtWork(source) + Look(destination);
         double lastSource = 0;

@@ -33,6 +33,7 @@ internal static class MigrationRun
             MachineMove.Describe(memoryBytes, filled, row.SourceTouched), MachineMove.Describe(memoryBytes, filled, row.DestinationTouched))
         {
             Unix = row.Unix,
+            WarmBytes = 2 * memoryBytes,
             MigrateOptions = ["--channels", row.Channels.ToString(CultureInfo.InvariantCulture)],
         }.Run();
     }

@@ -44,6 +44,7 @@ internal sealed class QemuRun : IDisposable
                 uri = $"tcp:127.0.0.1:{address["port"]!.GetValue<string>()}";
             }
 
+            FreeMemory.Warm(2 * _memoryBytes);
             double before = source.CpuSeconds + destination.CpuSeconds;
             long start = Stopwatch.GetTimestamp();
             source.Qmp.Execute("migrate", new JsonObject { ["uri"] = uri });

@@ -18,37 +18,44 @@ internal sealed class QuietMachine : IDisposable
     /// Waits for others on this machine as long as it takes: what they do is bounded. The lock of another user, which can
     /// not be opened, is no reason not to measure.
     /// </summary>
-    internal static QuietMachine Hold() => Hold(tells: true);
+    internal static QuietMachine Hold(bool tells = true)
+    {
+        while (true)
+        {
+            if (TryHold() is { } mine)
+                return mine;
+            if (tells)
+                Console.Error.WriteLine($"bench: another one measures on this machine and holds {s_file}; waiting for it.");
+            tells = false;
+            Thread.Sleep(s_lookEvery);
+        }
+    }
 
-    /// <summary>As <see cref="Hold()"/>, after whoever waits already, and without a word.</summary>
-    internal static QuietMachine HoldAfterOthers()
+    /// <summary>Whether a measurement goes on or waits for its turn: for one that holds nothing.</summary>
+    internal static bool IsWanted()
     {
         Thread.Sleep(s_lookEvery * 2);
-        return Hold(tells: false);
+        if (TryHold() is not { } mine)
+            return true;
+        mine.Dispose();
+        return false;
     }
 
     public void Dispose() => _lock?.Dispose();
 
-    private static QuietMachine Hold(bool tells)
+    private static QuietMachine? TryHold()
     {
-        bool told = !tells;
-        while (true)
+        try
         {
-            try
-            {
-                return new QuietMachine(new FileStream(s_file, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None));
-            }
-            catch (UnauthorizedAccessException)
-            {
-                return new QuietMachine(null);
-            }
-            catch (IOException) when (File.Exists(s_file))
-            {
-                if (!told)
-                    Console.Error.WriteLine($"bench: another one measures on this machine and holds {s_file}; waiting for it.");
-                told = true;
-                Thread.Sleep(s_lookEvery);
-            }
+            return new QuietMachine(new FileStream(s_file, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None));
+        }
+        catch (UnauthorizedAccessException)
+        {
+            return new QuietMachine(null);
+        }
+        catch (IOException) when (File.Exists(s_file))
+        {
+            return null;
         }
     }
 }

@@ -85,9 +85,7 @@ internal sealed class SoakBench : IDisposable
 
     private void RunRound(SoakPlan plan)
     {
-        long asked = Stopwatch.GetTimestamp();
-        using QuietMachine turn = QuietMachine.HoldAfterOthers();
-        _rested += Stopwatch.GetElapsedTime(asked);
+        using QuietMachine turn = AwaitTurn();
         long began = Stopwatch.GetTimestamp();
         try
         {
@@ -110,6 +108,21 @@ internal sealed class SoakBench : IDisposable
             Note($"{plan} -> {violation.Message}");
             Tell(plan, violation);
         }
+    }
+
+    /// <summary>While something is measured, the machine that runs between two rounds stands still, too.</summary>
+    private QuietMachine AwaitTurn()
+    {
+        if (QuietMachine.IsWanted())
+        {
+            long asked = Stopwatch.GetTimestamp();
+            _runner?.Freeze();
+            QuietMachine.Hold(tells: false).Dispose();
+            _runner?.Thaw();
+            _rested += Stopwatch.GetElapsedTime(asked);
+        }
+
+        return QuietMachine.Hold(tells: false);
     }
 
     private void Tell(SoakPlan plan, SoakViolationException violation)

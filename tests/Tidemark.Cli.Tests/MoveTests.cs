@@ -28,6 +28,16 @@ public sealed class MoveTests
         Assert.Equal(0, receiver.WaitForEnd());
     }
 
+    [Theory]
+    [InlineData("run", "quiet.json")]
+    [InlineData("receive", "quiet.json", "--listen", "tcp:127.0.0.1:0")]
+    public void Both_sides_rehearse_a_migration_to_themselves_before_the_first_real_one(params string[] words)
+    {
+        using var scene = new Scene();
+        CommandLine process = scene.Start([.. words, "--verbose"]);
+        Scene.WaitFor(process, () => process.All.Contains("The rehearsal of a migration ended with completed", StringComparison.Ordinal));
+    }
+
     [Fact]
     public void A_machine_moves_encrypted_with_certificates_made_by_the_command()
     {

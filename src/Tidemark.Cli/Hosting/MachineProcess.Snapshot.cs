@@ -17,7 +17,7 @@ internal sealed partial class MachineProcess
     /// <summary>Fills the machine from a file and runs it until it is stopped or has moved away.</summary>
     public int Restore(string path, DirectIO direct, bool json, CancellationToken cancellation)
     {
-        CodeWarmUp.Begin();
+        CodeWarmUp.Begin(_terminal.Detail);
         SetState(MachineState.Restoring);
         lock (_gate)
             _snapshotProgress = new SnapshotProgress();

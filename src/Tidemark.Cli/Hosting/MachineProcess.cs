@@ -73,7 +73,7 @@ internal sealed partial class MachineProcess : IDisposable
     {
         _server = ControlServer.Open(_name, Answer);
         _terminal.Detail($"control socket: {RuntimeFolder.SocketOf(_name)}");
-        CodeWarmUp.Begin();
+        CodeWarmUp.Begin(_terminal.Detail);
         _machine.AcquireDisks();
         _machine.StartFresh(cancellation);
         SetState(MachineState.Running);
@@ -84,7 +84,7 @@ internal sealed partial class MachineProcess : IDisposable
     /// <summary>Waits for a machine to arrive, then runs it until it is stopped or has moved on.</summary>
     public int Receive(IAcceptor acceptor, DestinationOptions options, CancellationToken cancellation)
     {
-        CodeWarmUp.Begin();
+        CodeWarmUp.Begin(_terminal.Detail);
         _listening = acceptor.Address;
         SetState(MachineState.Receiving);
         _server = ControlServer.Open(_name, Answer);

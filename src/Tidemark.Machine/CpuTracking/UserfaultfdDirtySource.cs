@@ -32,6 +32,12 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
 
     private const int WordsPerRegion = 3;
 
+    /// <summary>What one processor protects at a time; a multiple of what a page table maps.</summary>
+    private const ulong PartBytes = 64 << 20;
+
+    /// <summary>LIMIT: more only wait for the kernel's lock.</summary>
+    private const int MaximumWorkers = 8;
+
     private readonly GuestMemory _memory;
     private readonly KernelFd _userfaultfd;
     private readonly KernelFd _pagemap;
@@ -104,7 +110,7 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
             {
                 Register(slot.Host.Value, slot.ByteLength);
                 _registeredSlots++;
-                Protect(slot.Host.Value, slot.ByteLength);
+                ProtectInParts(slot.Host.Value, slot.ByteLength);
             }
         }
         catch (KernelException)
@@ -177,6 +183,36 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
             new UffdioRange { Start = address, Len = byteLength }, UffdioRegisterMode.Wp);
         Kernel.Ioctl(_userfaultfd, ref register)
             .ThrowIfFailed($"UFFDIO_REGISTER of 0x{address:x} with 0x{byteLength:x} bytes");
+    }
+
+    /// <summary>Page table after page table: the one step before the first page, 20 s for 1 TiB on one processor.</summary>
+    private void ProtectInParts(ulong address, ulong byteLength)
+    {
+        int parts = (int)((byteLength + PartBytes - 1) / PartBytes);
+        if (parts == 1)
+        {
+            Protect(address, byteLength);
+            return;
+        }
+
+        KernelException? first = null;
+        var options = new ParallelOptions { MaxDegreeOfParallelism = Math.Min(Environment.ProcessorCount, MaximumWorkers) };
+        Parallel.For(0, parts, options, (part, loop) =>
+        {
+            ulong at = (ulong)part * PartBytes;
+            try
+            {
+                Protect(address + at, Math.Min(PartBytes, byteLength - at));
+            }
+            catch (KernelException failure)
+            {
+                // The caller lifts the protection of all.
+                Interlocked.CompareExchange(ref first, failure, null);
+                loop.Stop();
+            }
+        });
+        if (first is not null)
+            throw first;
     }
 
     private void Protect(ulong address, ulong byteLength)

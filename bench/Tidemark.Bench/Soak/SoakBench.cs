@@ -28,6 +28,7 @@ internal sealed class SoakBench : IDisposable
     private LeakWatch _leaks = new();
     private long _lastLine;
     private TimeSpan _rested;
+    private volatile bool _asked;
 
     private SoakBench(SoakOptions options)
     {
@@ -50,6 +51,8 @@ internal sealed class SoakBench : IDisposable
 
     private int Run()
     {
+        using PosixSignalRegistration interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, EndAfterRound);
+        using PosixSignalRegistration terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, EndAfterRound);
         Say($"soak: seed {_options.Seed}, {(_options.Steps ? "each step of the hand-over" : $"{_options.Minutes} minutes")}, "
             + $"compression {(_compression ? "too" : "not, there is no libzstd.so.1")}, {_scene.Folder}");
         if (!_options.Steps)
@@ -57,7 +60,7 @@ internal sealed class SoakBench : IDisposable
         foreach (SoakPlan plan in Plans())
         {
             RunRound(plan);
-            if (_tally.Violations.Count >= (_options.Plant is null ? MaximumViolations : 1))
+            if (_asked || _tally.Violations.Count >= (_options.Plant is null ? MaximumViolations : 1))
                 break;
             if (Stopwatch.GetElapsedTime(_lastLine) >= s_lineEvery)
                 TellProgress();
@@ -67,6 +70,13 @@ internal sealed class SoakBench : IDisposable
         EndProcess();
         Report();
         return _tally.Violations.Count == 0 ? 0 : 1;
+    }
+
+    /// <summary>What was found until then is reported all the same.</summary>
+    private void EndAfterRound(PosixSignalContext signal)
+    {
+        signal.Cancel = true;
+        _asked = true;
     }
 
     /// <summary>Without the time in which it rested for a measurement.</summary>
@@ -110,19 +120,20 @@ internal sealed class SoakBench : IDisposable
         }
     }
 
-    /// <summary>While something is measured, the machine that runs between two rounds stands still, too.</summary>
+    /// <summary>
+    /// While something is measured no machine runs: the next round begins with a new one. (One that is only frozen misses the
+    /// time limits of its devices' driver.)
+    /// </summary>
     private QuietMachine AwaitTurn()
     {
-        if (QuietMachine.IsWanted())
-        {
-            long asked = Stopwatch.GetTimestamp();
-            _runner?.Freeze();
-            QuietMachine.Hold(tells: false).Dispose();
-            _runner?.Thaw();
-            _rested += Stopwatch.GetElapsedTime(asked);
-        }
-
-        return QuietMachine.Hold(tells: false);
+        if (!QuietMachine.IsWanted())
+            return QuietMachine.Hold(tells: false);
+        StopRunner();
+        EndProcess();
+        long asked = Stopwatch.GetTimestamp();
+        QuietMachine turn = QuietMachine.Hold(tells: false);
+        _rested += Stopwatch.GetElapsedTime(asked);
+        return turn;
     }
 
     private void Tell(SoakPlan plan, SoakViolationException violation)

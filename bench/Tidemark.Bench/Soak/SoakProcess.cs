@@ -110,12 +110,11 @@ internal sealed class SoakProcess : IDisposable
     }
 
     /// <summary>SIGTERM, as Ctrl-C.</summary>
-    internal void Terminate() => Signal("TERM");
-
-    /// <summary>Stands still, all of it, until it is thawed.</summary>
-    internal void Freeze() => Signal("STOP");
-
-    internal void Thaw() => Signal("CONT");
+    internal void Terminate()
+    {
+        using Process kill = Process.Start("kill", ["-TERM", $"{Id}"]);
+        kill.WaitForExit(10_000);
+    }
 
     public void Dispose()
     {
@@ -126,12 +125,6 @@ internal sealed class SoakProcess : IDisposable
         _process.Dispose();
         lock (_gate)
             _log.Dispose();
-    }
-
-    private void Signal(string name)
-    {
-        using Process kill = Process.Start("kill", [$"-{name}", $"{Id}"]);
-        kill.WaitForExit(10_000);
     }
 
     private void Take(string? line, bool isOutput)

@@ -9,8 +9,13 @@ namespace Tidemark.Migration;
 /// </summary>
 internal sealed class PartStream(IMigratable part, int index, SourceChannel channel)
 {
-    /// <summary>Length of the buffer that all parts of a channel share: one frame.</summary>
-    public const int BufferBytes = Messages.PartHeadBytes + FrameLimits.PartStateBytes;
+    /// <summary>
+    /// What is read at once: it is read, checked and sent while it lies in a processor's own cache. LIMIT: a frame.
+    /// </summary>
+    private const int ReadBytes = 256 << 10;
+
+    /// <summary>Length of the buffer that all parts of a channel share.</summary>
+    public const int BufferBytes = Messages.PartHeadBytes + ReadBytes;
 
     private uint _sequence;
     private ulong _bytesSent;
@@ -54,7 +59,7 @@ internal sealed class PartStream(IMigratable part, int index, SourceChannel chan
                 int count;
                 try
                 {
-                    count = part.ReadState(buffer.AsSpan(Messages.PartHeadBytes, FrameLimits.PartStateBytes));
+                    count = part.ReadState(buffer.AsSpan(Messages.PartHeadBytes, ReadBytes));
                 }
                 catch (Exception failure)
                 {

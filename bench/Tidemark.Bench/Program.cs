@@ -37,7 +37,7 @@ static int Usage()
     Console.Error.WriteLine("       Tidemark.Bench soft [--json]");
     Console.Error.WriteLine("       Tidemark.Bench migrate [--memory 4GiB] [--channels 2] [--pairs 7] [--json]");
     Console.Error.WriteLine("       Tidemark.Bench peer [--row NAME]... [--memory 2GiB] [--pairs 5] [--json]");
-    Console.Error.WriteLine("       Tidemark.Bench pause [--row NAME]... [--memory 1GiB] [--pairs 7] [--json]");
+    Console.Error.WriteLine("       Tidemark.Bench pause [--row NAME]... [--memory 2GiB] [--pairs 7] [--json]");
     Console.Error.WriteLine("       Tidemark.Bench snapshot|devices [--memory SIZE] [--pairs 5] [--json]");
     Console.Error.WriteLine("       Tidemark.Bench options [--row NAME]... [--memory 1GiB] [--pairs 5] [--json]");
     Console.Error.WriteLine("       Tidemark.Bench soak [--minutes 10] [--seed S [--round K]] [--rounds N] [--steps | --phases] [--plant NAME] [--json]");

@@ -129,7 +129,7 @@ internal sealed partial class SourceRun
             StateUnknown = unknown,
             HotPages = _hot.Count,
             HotAgain = _hot.Again,
-            Costs = new FixedCosts { RoundTrip = MeasureRoundTrip(), Stop = _stopCost },
+            Costs = new FixedCosts { RoundTrip = MeasureRoundTrip(), Stop = _stopCost, DeviceParts = Math.Max(0, _machine.Parts.Count - 1) },
             Elapsed = _time.GetElapsedTime(_moveBegan),
             CanThrottle = _machine.CanThrottle,
         });

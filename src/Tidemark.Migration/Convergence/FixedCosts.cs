@@ -7,9 +7,14 @@ public readonly record struct FixedCosts
 {
     private static readonly TimeSpan DefaultRoundTrip = TimeSpan.FromMilliseconds(1);
 
-    private static readonly TimeSpan DefaultStop = TimeSpan.FromMilliseconds(3);
+    // Measured with soft devices: a workload alone, and what each part of a device adds.
+    private static readonly TimeSpan DefaultStop = TimeSpan.FromMilliseconds(1.5);
 
-    private static readonly TimeSpan DefaultStart = TimeSpan.FromMilliseconds(5);
+    private static readonly TimeSpan DefaultStopOfPart = TimeSpan.FromMilliseconds(0.5);
+
+    private static readonly TimeSpan DefaultStart = TimeSpan.FromMilliseconds(2);
+
+    private static readonly TimeSpan DefaultStartOfPart = TimeSpan.FromMilliseconds(1.2);
 
     /// <summary>On the control connection; two of them lie in the downtime.</summary>
     public TimeSpan? RoundTrip { get; init; }
@@ -20,9 +25,12 @@ public readonly record struct FixedCosts
     /// <summary>State is loaded, disks change hands, the destination starts.</summary>
     public TimeSpan? Start { get; init; }
 
+    /// <summary>Parts beside the workload that are stopped and started. 0 or more.</summary>
+    public int DeviceParts { get; init; }
+
     internal TimeSpan RoundTripOrDefault => RoundTrip ?? DefaultRoundTrip;
 
-    internal TimeSpan StopOrDefault => Stop ?? DefaultStop;
+    internal TimeSpan StopOrDefault => Stop ?? DefaultStop + (DeviceParts * DefaultStopOfPart);
 
-    internal TimeSpan StartOrDefault => Start ?? DefaultStart;
+    internal TimeSpan StartOrDefault => Start ?? DefaultStart + (DeviceParts * DefaultStartOfPart);
 }

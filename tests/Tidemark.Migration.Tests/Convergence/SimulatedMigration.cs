@@ -36,8 +36,8 @@ public sealed class SimulatedMigration
         _case = simulated;
         _machine = new SimulatedMachine(simulated);
         _random = new Random(simulated.Seed ^ 0x5eed);
-        _stop = 0.001 + 0.004 * _random.NextDouble();
-        _start = 0.002 + 0.006 * _random.NextDouble();
+        _stop = 0.0005 + 0.002 * _random.NextDouble();
+        _start = 0.001 + 0.0025 * _random.NextDouble();
         _harvest = 0.0002 + 0.0002 * simulated.MemoryPages / (1 << 18);
         _pending = new bool[simulated.MemoryPages];
         _next = new bool[simulated.MemoryPages];

@@ -48,6 +48,7 @@ internal sealed class ConvergencePolicy
     private readonly DirtyModel _dirty;
     private readonly BandwidthEstimator _bandwidth = new();
     private readonly PageCost _cost = new();
+    private readonly PassOverhead _overhead = new();
     private bool _harvestsDuringPass;
     private bool _sampledDuringPass;
     private TimeSpan _best = TimeSpan.MaxValue;
@@ -137,12 +138,15 @@ internal sealed class ConvergencePolicy
         if (!_sampledDuringPass && (isContent || !_bandwidth.IsMeasured))
             _bandwidth.Add(facts.Bytes, facts.Duration);
         _cost.Add(facts);
+        _overhead.Add(facts, _cost.Seconds(_bandwidth.Mean));
     }
 
     private DowntimePrediction Predict(in PassFacts facts, ulong pages)
     {
         // What becomes dirty after the harvest is found by the last one; some of it is in the pass anyway.
-        double open = (facts.SinceHarvest + facts.Costs.StopOrDefault).TotalSeconds;
+        TimeSpan overhead = _overhead.Of(facts.Costs);
+        // Before the stop the pass under way is acknowledged, and the destination is asked once more.
+        double open = (facts.SinceHarvest + facts.Costs.StopOrDefault + facts.Costs.RoundTripOrDefault + overhead / 2).TotalSeconds;
         double further = _dirty.Best.Further(pages, open);
         double total = pages + further;
         double state = facts.StateBytes;
@@ -152,10 +156,10 @@ internal sealed class ConvergencePolicy
         // Defaults are a guess; what was measured varies less.
         TimeSpan slack = (facts.Costs.StopOrDefault * (facts.Costs.Stop is null ? 1 : 0.25))
             + (facts.Costs.StartOrDefault * (facts.Costs.Start is null ? 1 : 0.25)) + facts.HarvestTime;
-        TimeSpan promised = facts.Costs.StopOrDefault + facts.HarvestTime + start + slack
+        TimeSpan promised = facts.Costs.StopOrDefault + facts.HarvestTime + start + slack + overhead
             + Seconds(high * _cost.Seconds(low) + state / low);
         return new(
-            facts.Costs.StopOrDefault, facts.HarvestTime, Seconds(total * _cost.Seconds(_bandwidth.Mean)),
+            facts.Costs.StopOrDefault, facts.HarvestTime, overhead + Seconds(total * _cost.Seconds(_bandwidth.Mean)),
             Seconds(state / _bandwidth.Mean), start, promised)
         {
             PageCount = (ulong)total,

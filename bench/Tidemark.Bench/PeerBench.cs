@@ -35,12 +35,13 @@ internal static class PeerBench
             // Turn about, so that neither always runs on the memory that the other has just given back.
             Move theirs = pair % 2 == 0 ? peer.Measure() : default;
             Move ours = MigrationRun.Measure(row, memoryBytes);
+            Move oursFull = row.ComparesWithFull ? MigrationRun.Measure(row with { Filled = 1 }, memoryBytes) : default;
             if (pair % 2 != 0)
                 theirs = peer.Measure();
             Transfer after = Probe(row, memoryBytes);
             var loopback = new Transfer(
                 before.Bytes, (before.Seconds + after.Seconds) / 2, (before.CpuSeconds + after.CpuSeconds) / 2, "");
-            measured.Add(new PeerPair(loopback, ours, theirs, BenchArguments.Load()));
+            measured.Add(new PeerPair(loopback, ours, oursFull, theirs, BenchArguments.Load()));
             before = after;
             if (writer is null)
                 Console.WriteLine($"{pair + 1,4}  loopback {loopback}  ours {Text(ours)}  QEMU {Text(theirs)}  load {BenchArguments.Load()}");

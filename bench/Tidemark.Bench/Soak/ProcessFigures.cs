@@ -16,8 +16,8 @@ internal sealed record ProcessFigures(
         {
             string[] links = [.. Directory.EnumerateFileSystemEntries($"/proc/{process}/fd")
                 .Select(path => new FileInfo(path).LinkTarget ?? "")
-                // Code that was used for the first time.
-                .Where(link => !link.EndsWith(".dll", StringComparison.Ordinal))];
+                // Code that was used for the first time, also when it was built anew meanwhile.
+                .Where(link => !link.EndsWith(".dll", StringComparison.Ordinal) && !link.EndsWith(".dll (deleted)", StringComparison.Ordinal))];
             string[] maps = File.ReadAllLines($"/proc/{process}/maps");
             string[] status = File.ReadAllLines($"/proc/{process}/status");
             return new ProcessFigures(

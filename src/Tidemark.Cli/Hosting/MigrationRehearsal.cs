@@ -1,3 +1,4 @@
+using System.Text.Json.Nodes;
 using Tidemark.Cli.Output;
 using Tidemark.Kernel.Linux;
 using Tidemark.Machine;
@@ -9,7 +10,7 @@ namespace Tidemark.Cli.Hosting;
 
 /// <summary>
 /// A migration of a small machine without devices, from this process to itself: what the runtime loads, links and compiles
-/// when a method is first called is there before the first real one, which otherwise pays for it (of 1 GiB: 100 of 590 ms
+/// when a method is first called is there before the first real one, which otherwise pays for it (of 1 GiB: 150 of 590 ms
 /// before the first page, and a third of the pause of an idle machine).
 /// </summary>
 /// <remarks>
@@ -23,6 +24,7 @@ internal static class MigrationRehearsal
     /// <returns>How it ended, in words.</returns>
     internal static string Run()
     {
+        MigrationMetrics.Prepare();
         var description = new MachineDescription
         {
             Name = "rehearsal", MemoryBytes = 16 << 20, Workload = new WorkloadDescription { FillBytes = 4 << 20, CpuWorkingSetBytes = 1 << 20 },
@@ -38,11 +40,16 @@ internal static class MigrationRehearsal
             destination, lobby, new DestinationOptions(), new Silence(), TimeProvider.System).Run(limit.Token))
         { IsBackground = true, Name = "tidemark rehearsal" };
         receiver.Start();
-        MigrationOutcome outcome = new MigrationSource(source, wire.Connector, new MigrationOptions { RetryFor = TimeSpan.Zero }, new Silence(), TimeProvider.System)
+        MigrationOutcome outcome = new MigrationSource(source, wire.Connector, ReadOptions(), new Silence(), TimeProvider.System)
             .Run(limit.Token);
         receiver.Join();
         return $"The rehearsal of a migration ended with {MigrationJson.Word(outcome.Result)} after {outcome.Report.TotalTime.TotalMilliseconds:0} ms.";
     }
+
+    /// <summary>As a control request brings them.</summary>
+    private static MigrationOptions ReadOptions() => MigrationRequest.Read(JsonNode.Parse(
+        """{ "channels": 2, "downtimeLimitMilliseconds": 300, "verify": true, "whenStuck": "give-up", "retryMilliseconds": 0, "compress": "off" }""")!
+        .AsObject());
 
     /// <summary>Makes of each event what a real observer makes of it.</summary>
     private sealed class Silence : IMigrationObserver

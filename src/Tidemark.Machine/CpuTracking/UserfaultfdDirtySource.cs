@@ -33,7 +33,7 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
     private const int WordsPerRegion = 3;
 
     /// <summary>What one processor protects at a time; a multiple of what a page table maps.</summary>
-    private const ulong PartBytes = 64 << 20;
+    private const ulong PartBytes = 8 << 20;
 
     /// <summary>LIMIT: more only wait for the kernel's lock.</summary>
     private const int MaximumWorkers = 8;

@@ -1,5 +1,7 @@
 using System.Diagnostics;
+using System.Diagnostics.Metrics;
 using System.Globalization;
+using System.Runtime.CompilerServices;
 using Tidemark.Memory;
 
 namespace Tidemark.Migration;
@@ -45,6 +47,25 @@ public sealed class MigrationMetrics : IMigrationObserver
         _isSource = role == MigrationRole.Source;
         _role = new("tidemark.role", _isSource ? "source" : "destination");
         _kernel = new("tidemark.kernel", kernel);
+    }
+
+    /// <summary>
+    /// Creates the instruments, and calls what records them on others that nobody knows: the first migration would wait for
+    /// 30 methods to be compiled. Nothing is recorded.
+    /// </summary>
+    public static void Prepare()
+    {
+        RuntimeHelpers.RunClassConstructor(typeof(MigrationInstruments).TypeHandle);
+        using var meter = new Meter("Tidemark.Prepare");
+        var tag = new KeyValuePair<string, object?>("prepare", null);
+        Counter<long> counter = meter.CreateCounter<long>("prepare");
+        counter.Add(0, tag, tag);
+        counter.Add(0, tag, tag, tag);
+        counter.Add(0, [tag, tag, tag, tag]);
+        Histogram<double> seconds = meter.CreateHistogram<double>("prepare.seconds");
+        seconds.Record(0, tag, tag);
+        seconds.Record(0, tag, tag, tag);
+        meter.CreateHistogram<long>("prepare.bytes").Record(0, tag, tag, tag);
     }
 
     /// <summary>Runs a migration and measures it.</summary>

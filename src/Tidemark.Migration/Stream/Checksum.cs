@@ -1,7 +1,6 @@
 using System.Buffers.Binary;
 using System.Numerics;
 using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 
 namespace Tidemark.Migration.Stream;
 
@@ -11,7 +10,7 @@ namespace Tidemark.Migration.Stream;
 /// cycles too. So long inputs are cut into three lanes, and the remainders put together: moving a remainder past n bytes is
 /// multiplying it by x^8n modulo the polynomial.
 /// </remarks>
-internal static class Checksum
+internal static partial class Checksum
 {
     /// <summary>The polynomial with its bits in the order of the checksum: x^31 is bit 0.</summary>
     private const uint Polynomial = 0x82F6_3B78;
@@ -50,9 +49,6 @@ internal static class Checksum
             crc = BitOperations.Crc32C(crc, value);
         return crc;
     }
-
-    /// <summary>x86-64 and arm64 are little-endian, as the checksum's order of bytes is.</summary>
-    private static ReadOnlySpan<ulong> Words(ReadOnlySpan<byte> bytes) => MemoryMarshal.Cast<byte, ulong>(bytes);
 
     /// <param name="first">As long as the others.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]

@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Tidemark.Memory;
 
 namespace Tidemark.Migration.Stream;
 

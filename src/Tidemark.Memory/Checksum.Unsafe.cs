@@ -1,8 +1,8 @@
 using System.Runtime.InteropServices;
 
-namespace Tidemark.Migration.Stream;
+namespace Tidemark.Memory;
 
-internal static partial class Checksum
+public static partial class Checksum
 {
     /// <summary>x86-64 and arm64 are little-endian, as the checksum's order of bytes is.</summary>
     private static ReadOnlySpan<ulong> Words(ReadOnlySpan<byte> bytes) =>

@@ -1,6 +1,4 @@
-using Tidemark.Migration.Stream;
-
-namespace Tidemark.Migration.Tests;
+namespace Tidemark.Memory.Tests;
 
 /// <summary>CRC-32C against its definition, bit by bit.</summary>
 public sealed class ChecksumTests

@@ -2,15 +2,18 @@ using System.Buffers.Binary;
 using System.Numerics;
 using System.Runtime.CompilerServices;
 
-namespace Tidemark.Migration.Stream;
+namespace Tidemark.Memory;
 
-/// <summary>CRC-32C (Castagnoli), as the processor computes it; all but page contents is protected by it.</summary>
+/// <summary>
+/// CRC-32C (Castagnoli; RFC 3720, appendix B.4), as the processor computes it: it protects everything on the wire and in
+/// files but the contents of pages (<see cref="PageHash"/>). Finds faults, not attackers.
+/// </summary>
 /// <remarks>
 /// One step of the processor takes 8 bytes and three cycles, and three steps that do not wait for each other take three
 /// cycles too. So long inputs are cut into three lanes, and the remainders put together: moving a remainder past n bytes is
 /// multiplying it by x^8n modulo the polynomial.
 /// </remarks>
-internal static partial class Checksum
+public static partial class Checksum
 {
     /// <summary>The polynomial with its bits in the order of the checksum: x^31 is bit 0.</summary>
     private const uint Polynomial = 0x82F6_3B78;
@@ -23,6 +26,7 @@ internal static partial class Checksum
 
     private const uint OneByte = One >> 8;
 
+    /// <summary>The checksum of any number of bytes. Nothing is allocated.</summary>
     public static uint Crc32C(ReadOnlySpan<byte> bytes)
     {
         uint crc = uint.MaxValue;

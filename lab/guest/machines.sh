@@ -11,7 +11,8 @@ controllers="$1 $2"
 set -- $LAB_MTTY
 mdevs="$1 $2"
 worst=0
-cd /tmp
+work=$(mktemp -d)
+cd "$work"
 
 wait_for() { # COMMAND...: until it succeeds, 3 minutes at most
     left=180
@@ -37,9 +38,9 @@ move() { # NAME DEVICES MACHINE-KEYS DEVICE-KEYS
     tidemark run "$name-here.json" --kernel linux >"$name.log" 2>&1 &
     wait_for tidemark status "$name"
     tidemark dirty-rate "$name" --json >"/host/$name-rate.json" 2>>"$name.log"
-    tidemark receive "$name-there.json" --name "$name-there" --kernel linux --listen "unix:/tmp/$name.sock" >>"$name.log" 2>&1 &
-    wait_for test -e "/tmp/$name.sock"
-    tidemark migrate "$name" "unix:/tmp/$name.sock" --verify --downtime-limit 3000 --json >"/host/$name.json" 2>>"$name.log"
+    tidemark receive "$name-there.json" --name "$name-there" --kernel linux --listen "unix:$work/$name.sock" >>"$name.log" 2>&1 &
+    wait_for test -e "$work/$name.sock"
+    tidemark migrate "$name" "unix:$work/$name.sock" --verify --downtime-limit 3000 --json >"/host/$name.json" 2>>"$name.log"
     status=$?
     sleep 1
     tidemark status "$name-there" --json >"/host/$name-there.json" 2>>"$name.log"
@@ -78,12 +79,12 @@ update() { # NAME DEVICES MACHINE-KEYS DEVICE-KEYS MORE-CALLS-THAT-MUST-NOT-BE K
     describe "$name" "${2% *}" "$3" "$4" >"$name-here.json"
     describe "$name" "${2#* }" "$3" "$4" >"$name-there.json"
     if [ "$7" = old ]; then old_dies="--die-at $8"; else old_dies=; fi
-    tidemark run "$name-here.json" --kernel linux $old_dies --trace "/tmp/$name-old.trace" >"$name.log" 2>&1 &
+    tidemark run "$name-here.json" --kernel linux $old_dies --trace "$work/$name-old.trace" >"$name.log" 2>&1 &
     wait_for tidemark status "$name"
     tidemark status "$name" --json >"/host/$name-old.json" 2>>"$name.log"
     old=$(grep -o '"processId":[0-9]*' "/host/$name-old.json")
     if [ "$7" = new ]; then
-        tidemark run "$name-here.json" --kernel linux --take-over --die-at "$8" --trace "/tmp/$name-dead.trace" >"$name-dead.log" 2>&1
+        tidemark run "$name-here.json" --kernel linux --take-over --die-at "$8" --trace "$work/$name-dead.trace" >"$name-dead.log" 2>&1
         killed=$?
         sleep 2
         tidemark status "$name" --json >"/host/$name-kept.json" 2>>"$name.log"
@@ -92,25 +93,25 @@ update() { # NAME DEVICES MACHINE-KEYS DEVICE-KEYS MORE-CALLS-THAT-MUST-NOT-BE K
             && grep -q '"dataErrors":0' "/host/$name-kept.json" || fault="$fault the old process does not run it;"
         [ "$(pinned "$name")" -ge "$6" ] || fault="$fault the old process is charged for $(pinned "$name") KiB;"
     fi
-    tidemark run "$name-here.json" --kernel linux --take-over --trace "/tmp/$name-new.trace" >"$name-new.log" 2>&1 &
+    tidemark run "$name-here.json" --kernel linux --take-over --trace "$work/$name-new.trace" >"$name-new.log" 2>&1 &
     wait_for grep -q 'runs here now' "$name-new.log"
     sleep 2
     tidemark status "$name" --json >"/host/$name-new.json" 2>>"$name.log"
     [ "$(pinned "$name")" -ge "$6" ] || fault="$fault the new process is charged for $(pinned "$name") KiB;"
-    tidemark receive "$name-there.json" --name "$name-there" --kernel linux --listen "unix:/tmp/$name.sock" >>"$name.log" 2>&1 &
-    wait_for test -e "/tmp/$name.sock"
-    tidemark migrate "$name" "unix:/tmp/$name.sock" --verify --downtime-limit 3000 --json >"/host/$name.json" 2>>"$name.log"
+    tidemark receive "$name-there.json" --name "$name-there" --kernel linux --listen "unix:$work/$name.sock" >>"$name.log" 2>&1 &
+    wait_for test -e "$work/$name.sock"
+    tidemark migrate "$name" "unix:$work/$name.sock" --verify --downtime-limit 3000 --json >"/host/$name.json" 2>>"$name.log"
     status=$?
     tidemark stop "$name-there" >>"$name.log" 2>&1
     # Up to the migration, which begins with dirty tracking: nothing of what is there was made or changed by the new process.
-    changed=$(sed '/SET_DIRTY_TRACKING\|SET|MIG_DEVICE_STATE/q' "/tmp/$name-new.trace" \
+    changed=$(sed '/SET_DIRTY_TRACKING\|SET|MIG_DEVICE_STATE/q' "$work/$name-new.trace" \
         | grep -cE "IOAS_ALLOC|HWPT_ALLOC|IOMMUFD_PT|BIND_IOMMUFD|DEVICE_RESET$5")
     [ "$changed" = 0 ] || fault="$fault $changed calls that make or change;"
     ! grep -q "$old\b" "/host/$name-new.json" || fault="$fault the old process has it;"
-    grep -q 'IOAS_CHANGE_PROCESS.*= 0' "/tmp/$name-new.trace" || fault="$fault no change of process;"
+    grep -q 'IOAS_CHANGE_PROCESS.*= 0' "$work/$name-new.trace" || fault="$fault no change of process;"
     grep -q '"lostPages":0' "/host/$name.json" || fault="$fault lost pages;"
     grep -q '"dataErrors":0' "/host/$name-new.json" || fault="$fault data errors;"
-    cp /tmp/$name-*.trace /host/
+    cp "$work/$name"-*.trace /host/
     if [ $status = 0 ] && [ -z "$fault" ]; then
         what="taken over without a call that makes, attaches or binds anything"
         [ "$7" != new ] || what="the new process was killed at \"$8\" and the old one ran on; then $what"
@@ -134,7 +135,7 @@ update live-update-old-killed "$controllers" "$memory" '' '|IOAS_MAP|IOAS_UNMAP'
 home=$(mktemp -d)
 mkdir -p /etc
 echo "user:x:1000:1000::$home:/bin/sh" >>/etc/passwd
-chown 1000 "$home"
+chown 1000 "$home" "$work"
 chmod 666 /dev/iommu /dev/vfio/devices/*
 chmod a+rx / /[a-ln-z]* && chmod -R a+rX /bin /lib* /etc # the guest's first file system is its builder's alone
 ulimit -l unlimited

@@ -1,7 +1,13 @@
 # What `./lab/run two-guests` does in each of its guests: $side is source or destination. A machine with the guest's first
 # controller goes from one to the other as it would between two hosts: by name, over their network, encrypted.
+# It names the machine it runs on and writes its hosts file, so it refuses to run anywhere else.
+if [ -z "$side" ] || [ ! -d /host/program ]; then
+    echo "two-guests.sh runs in the lab's guests: ./lab/run two-guests" >&2
+    exit 64
+fi
 set -- $LAB_NVME
 port=4711
+machine=$(mktemp -d)/machine.json
 
 wait_for() { # SECONDS COMMAND...: until it succeeds
     left=$1
@@ -24,7 +30,7 @@ ip address add "$(awk -v side="$side" '$2 == side { print $1 }' /etc/hosts)/24" 
 
 # Its controller never rests: reads follow each other, and each is DMA into the arena. The arena is so large that a page is
 # written again only seconds later: a dirty bit that gets lost is not made good by the next write.
-cat >/tmp/machine.json <<JSON
+cat >"$machine" <<JSON
 { "name": "traveller", "memory": { "size": "64MiB" },
   "workload": { "fill": "8MiB", "cpuWorkingSet": "4MiB", "cpuBytesPerSecond": "2MiB" },
   "devices": [ { "name": "nvme0", "host": "$1", "handover": "driver-assisted", "sameDisk": "copy",
@@ -32,7 +38,7 @@ cat >/tmp/machine.json <<JSON
 JSON
 
 destination() {
-    tidemark receive /tmp/machine.json --kernel linux --listen "tcp:$side:$port" --tls /host/tls --tls-peer source \
+    tidemark receive "$machine" --kernel linux --listen "tcp:$side:$port" --tls /host/tls --tls-peer source \
         --log /host/log.txt >/host/receive.txt 2>&1 &
     receiver=$!
     wait_for 300 grep -q ' receives at ' /host/receive.txt || { cat /host/receive.txt; exit 97; }
@@ -64,7 +70,7 @@ destination() {
 }
 
 source_side() {
-    tidemark run /tmp/machine.json --kernel linux --log /host/log.txt >/host/run.txt 2>&1 &
+    tidemark run "$machine" --kernel linux --log /host/log.txt >/host/run.txt 2>&1 &
     runner=$!
     wait_for 300 works traveller || { cat /host/run.txt; exit 97; }
     cat /host/run.txt

@@ -92,6 +92,30 @@ public sealed class UserfaultfdDirtySourceTests : IDisposable
         Assert.Empty(GuestMemoryFile.Harvest(source, memory));
     }
 
+    /// <summary>Memory so large that several processors protect it, a part each.</summary>
+    [Fact]
+    public void A_part_that_can_not_be_protected_ends_the_start_with_its_cause_and_all_protection_lifted()
+    {
+        if (_source is null)
+            return;
+        using Mapping mapping = Mapping.CreateAnonymous(_kernel, 96UL << 20);
+        var memory = new GuestMemory([new MemorySlot(new GuestPhysicalAddress(0), mapping.ByteLength, mapping.Address, 0)]);
+        var kernel = new FaultInjectingKernel(_kernel);
+        using UserfaultfdDirtySource source = UserfaultfdDirtySource.TryCreate(kernel, memory, out _)!;
+        // REGISTER is the first call, and then one for each part.
+        for (int nth = 2; nth <= 9; nth += 3)
+        {
+            kernel.FailNth(nth, Errno.ENOMEM);
+            KernelException failure = Assert.Throws<KernelException>(source.Start);
+            Assert.Equal(Errno.ENOMEM, failure.Errno);
+            Assert.Contains("UFFDIO_WRITEPROTECT", failure.Operation, StringComparison.Ordinal);
+            Assert.Throws<InvalidOperationException>(() => GuestMemoryFile.Harvest(source, memory));
+            source.Start();
+            Assert.Empty(GuestMemoryFile.Harvest(source, memory));
+            source.Stop();
+        }
+    }
+
     [Fact]
     public void Writes_through_another_mapping_are_invisible_and_those_of_the_kernel_through_ours_are_not()
     {

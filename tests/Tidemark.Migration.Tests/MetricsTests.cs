@@ -43,6 +43,14 @@ public sealed partial class MetricsTests : IDisposable
     }
 
     [Fact]
+    public void Preparing_makes_the_instruments_and_records_nothing()
+    {
+        MigrationMetrics.Prepare();
+        _meters.RecordObservableInstruments();
+        Assert.Empty(_measured);
+    }
+
+    [Fact]
     public void The_document_lists_exactly_the_instruments_that_exist_with_their_tags()
     {
         using var world = new World();

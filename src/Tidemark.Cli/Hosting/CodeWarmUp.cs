@@ -11,10 +11,10 @@ namespace Tidemark.Cli.Hosting;
 /// </summary>
 internal static class CodeWarmUp
 {
-    /// <summary>Begins in the background, at low priority; nothing waits for it and nothing depends on it.</summary>
+    /// <summary>Begins in the background; nothing waits for it and nothing depends on it.</summary>
     /// <param name="tell">Gets a sentence about it, on its thread.</param>
     public static void Begin(Action<string> tell) =>
-        new Thread(() => WarmUp(tell)) { IsBackground = true, Name = "tidemark warm-up", Priority = ThreadPriority.BelowNormal }.Start();
+        new Thread(() => WarmUp(tell)) { IsBackground = true, Name = "tidemark warm-up" }.Start();
 
     /// <summary>LIMIT: on a slow machine it must not take the processors from the machine's own start.</summary>
     private static readonly TimeSpan s_limit = TimeSpan.FromSeconds(5);

@@ -14,8 +14,8 @@ namespace Tidemark.Cli.Hosting;
 /// before the first page, and a third of the pause of an idle machine).
 /// </summary>
 /// <remarks>
-/// It has a kernel, memory and sockets of its own, and tells nobody: no metrics, no events. Unlike a compiler's list of
-/// methods it can not forget one that the engine needs.
+/// It has a kernel, memory and a socket of its own, in a folder that is only this user's: nobody else can reach it. It tells
+/// nobody: no metrics, no events. Unlike a compiler's list of methods it can not forget one that the engine needs.
 /// </remarks>
 internal static class MigrationRehearsal
 {
@@ -34,16 +34,31 @@ internal static class MigrationRehearsal
         using GuestMachine source = GuestMachine.Assemble(description, kernel, new LinuxSysfs());
         using GuestMachine destination = GuestMachine.Assemble(description, kernel, new LinuxSysfs());
         source.StartFresh(limit.Token);
-        using Lobby lobby = MigrationWire.Listen(new MigrationAddress.Tcp("127.0.0.1", 0), null, null, kernel, _ => { });
-        using MigrationWire wire = MigrationWire.Connect(MigrationAddress.Parse(lobby.Address, out _)!, [], kernel);
-        var receiver = new Thread(() => new MigrationDestination(
-            destination, lobby, new DestinationOptions(), new Silence(), TimeProvider.System).Run(limit.Token))
-        { IsBackground = true, Name = "tidemark rehearsal" };
-        receiver.Start();
-        MigrationOutcome outcome = new MigrationSource(source, wire.Connector, ReadOptions(), new Silence(), TimeProvider.System)
-            .Run(limit.Token);
-        receiver.Join();
+        MigrationOutcome outcome = Move(source, destination, kernel, limit.Token);
         return $"The rehearsal of a migration ended with {MigrationJson.Word(outcome.Result)} after {outcome.Report.TotalTime.TotalMilliseconds:0} ms.";
+    }
+
+    private static MigrationOutcome Move(GuestMachine source, GuestMachine destination, LinuxKernel kernel, CancellationToken cancel)
+    {
+        string folder = Directory.CreateTempSubdirectory("tidemark-rehearsal-").FullName;
+        try
+        {
+            var address = new MigrationAddress.Unix(Path.Combine(folder, "migration"));
+            using Lobby lobby = MigrationWire.Listen(address, null, null, kernel, _ => { });
+            using MigrationWire wire = MigrationWire.Connect(address, [], kernel);
+            var receiver = new Thread(() => new MigrationDestination(
+                destination, lobby, new DestinationOptions(), new Silence(), TimeProvider.System).Run(cancel))
+            { IsBackground = true, Name = "tidemark rehearsal" };
+            receiver.Start();
+            MigrationOutcome outcome = new MigrationSource(source, wire.Connector, ReadOptions(), new Silence(), TimeProvider.System)
+                .Run(cancel);
+            receiver.Join();
+            return outcome;
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
     }
 
     /// <summary>As a control request brings them.</summary>

@@ -35,7 +35,7 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
     /// <summary>What one processor protects at a time; a multiple of what a page table maps.</summary>
     private const ulong PartBytes = 8 << 20;
 
-    /// <summary>LIMIT: more only wait for the kernel's lock.</summary>
+    /// <summary>LIMIT: it is one step of one machine, and not to take a whole host.</summary>
     private const int MaximumWorkers = 8;
 
     private readonly GuestMemory _memory;
@@ -185,7 +185,7 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
             .ThrowIfFailed($"UFFDIO_REGISTER of 0x{address:x} with 0x{byteLength:x} bytes");
     }
 
-    /// <summary>Page table after page table: the one step before the first page, 20 s for 1 TiB on one processor.</summary>
+    /// <summary>All of a slot, by several processors: a migration waits for it before its first page (on one, 20 s for 1 TiB).</summary>
     private void ProtectInParts(ulong address, ulong byteLength)
     {
         int parts = (int)((byteLength + PartBytes - 1) / PartBytes);

@@ -33,6 +33,47 @@ public sealed class ConvergencePolicyTests
     }
 
     [Fact]
+    public void The_first_guess_of_stop_and_start_grows_with_the_parts_of_devices()
+    {
+        DowntimePrediction Predict(int parts) => new ConvergencePolicy(new ConvergenceOptions(), Memory)
+            .Decide(Facts(0, 0, 100) with { Costs = new FixedCosts { DeviceParts = parts } }).Predicted;
+        Assert.True(Predict(6).Stop > Predict(0).Stop);
+        Assert.True(Predict(6).Start > Predict(0).Start);
+        var measured = new FixedCosts { Stop = 40 * Millisecond, Start = 50 * Millisecond };
+        Assert.Equal(measured.StopOrDefault, (measured with { DeviceParts = 6 }).StopOrDefault);
+        Assert.Equal(measured.StartOrDefault, (measured with { DeviceParts = 6 }).StartOrDefault);
+    }
+
+    [Fact]
+    public void What_short_passes_took_beside_their_pages_is_expected_of_the_last_one_and_the_least_of_it_counts()
+    {
+        // 2000 pages at 100 bytes a microsecond are 82 ms; what is beyond that is no page's.
+        TimeSpan pages = 2000 * PageBytes / 100_000 * Millisecond;
+        Assert.Equal(30, LastPages(30, 45), 1.5);
+        Assert.Equal(15, LastPages(45, 15), 1.5);
+        // A long pass says nothing of it, and then a default stands: a millisecond and the way there and back.
+        Assert.Equal(2, LastPages(400, 500), 0.1);
+
+        double LastPages(params int[] beside)
+        {
+            var policy = new ConvergencePolicy(new ConvergenceOptions(), Memory);
+            policy.Sent((ulong)(1e5 * 1000), 1000 * Millisecond);
+            policy.Decide(Facts(0, 0, 100));
+            DowntimePrediction predicted = default;
+            for (int pass = 1; pass <= beside.Length; pass++)
+            {
+                policy.Sent((ulong)(1e5 * 1000), 1000 * Millisecond);
+                predicted = policy.Decide(Facts(pass, 0, 100) with
+                {
+                    SentPages = 2000, Bytes = (ulong)(2000 * PageBytes), Duration = pages + (beside[pass - 1] * Millisecond),
+                }).Predicted;
+            }
+
+            return predicted.Pages.TotalMilliseconds;
+        }
+    }
+
+    [Fact]
     public void What_fits_is_stopped_and_the_sentence_has_the_figures()
     {
         ConvergenceDecision decision = Play(new ConvergenceOptions(), Facts(0, 100, 100), Facts(1, 4, 100))[^1];

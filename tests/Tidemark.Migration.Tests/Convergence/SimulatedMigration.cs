@@ -22,6 +22,9 @@ public sealed class SimulatedMigration
 
     private readonly SimulatedCase _case;
     private readonly SimulatedMachine _machine;
+    /// <summary>What stopping and starting take here is what a machine with a device or two takes.</summary>
+    private const int DeviceParts = 3;
+
     private readonly Random _random;
     private readonly double _stop;
     private readonly double _start;
@@ -36,8 +39,8 @@ public sealed class SimulatedMigration
         _case = simulated;
         _machine = new SimulatedMachine(simulated);
         _random = new Random(simulated.Seed ^ 0x5eed);
-        _stop = 0.0005 + 0.002 * _random.NextDouble();
-        _start = 0.001 + 0.0025 * _random.NextDouble();
+        _stop = 0.001 + 0.004 * _random.NextDouble();
+        _start = 0.002 + 0.006 * _random.NextDouble();
         _harvest = 0.0002 + 0.0002 * simulated.MemoryPages / (1 << 18);
         _pending = new bool[simulated.MemoryPages];
         _next = new bool[simulated.MemoryPages];
@@ -88,7 +91,7 @@ public sealed class SimulatedMigration
                     Start = TimeSpan.FromSeconds(_start),
                     RoundTrip = TimeSpan.FromMilliseconds(_case.RoundTripMilliseconds),
                 }
-                : default,
+                : new FixedCosts { DeviceParts = DeviceParts },
                 Elapsed = TimeSpan.FromSeconds(_time),
                 CanThrottle = true,
             };

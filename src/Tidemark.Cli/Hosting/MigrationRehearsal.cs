@@ -14,7 +14,7 @@ namespace Tidemark.Cli.Hosting;
 /// before the first page, and a third of the pause of an idle machine).
 /// </summary>
 /// <remarks>
-/// It has a kernel, memory and a socket of its own, in a folder that is only this user's: nobody else can reach it. It tells
+/// It has a kernel, memory and a socket of its own, in a folder that is only this user's: nobody else can take part. It tells
 /// nobody: no metrics, no events. Unlike a compiler's list of methods it can not forget one that the engine needs.
 /// </remarks>
 internal static class MigrationRehearsal
@@ -34,8 +34,17 @@ internal static class MigrationRehearsal
         using GuestMachine source = GuestMachine.Assemble(description, kernel, new LinuxSysfs());
         using GuestMachine destination = GuestMachine.Assemble(description, kernel, new LinuxSysfs());
         source.StartFresh(limit.Token);
+        ConnectAsRealOnesDo(kernel, limit.Token);
         MigrationOutcome outcome = Move(source, destination, kernel, limit.Token);
         return $"The rehearsal of a migration ended with {MigrationJson.Word(outcome.Result)} after {outcome.Report.TotalTime.TotalMilliseconds:0} ms.";
+    }
+
+    /// <summary>Most go over TCP. Nobody speaks behind this port: whoever else comes is hung up on.</summary>
+    private static void ConnectAsRealOnesDo(LinuxKernel kernel, CancellationToken cancel)
+    {
+        using SocketAcceptor acceptor = SocketAcceptor.Listen(new MigrationAddress.Tcp("127.0.0.1", 0), kernel);
+        using IConnection connection = new SocketConnector(MigrationAddress.Parse(acceptor.Address, out _)!, s_limit, kernel).Connect(cancel);
+        acceptor.Accept(cancel).Dispose();
     }
 
     private static MigrationOutcome Move(GuestMachine source, GuestMachine destination, LinuxKernel kernel, CancellationToken cancel)

@@ -8,6 +8,9 @@ internal sealed class LeakWatch
 {
     private const int WarmUp = 3;
 
+    /// <summary>A life of so many migrations tells how its memory goes on once all of the code has been used.</summary>
+    private const int LongLife = 60;
+
     /// <summary>LIMIT: a line of growth over so many migrations is no accident of the garbage collector.</summary>
     private const int JudgedMigrations = 8;
 
@@ -41,9 +44,14 @@ internal sealed class LeakWatch
     }
 
     /// <summary>Least squares, KiB a migration; the warm-up left out.</summary>
-    internal double? Slope()
+    internal double? Slope() => Slope(WarmUp);
+
+    /// <summary>The same over the second half of a long life, or null.</summary>
+    internal double? SlopeWhenSettled() => _figures.Count < LongLife ? null : Slope(_figures.Count / 2);
+
+    private double? Slope(int skipped)
     {
-        double[] values = [.. _figures.Skip(WarmUp).Select(figures => (double)figures.PrivateKiB)];
+        double[] values = [.. _figures.Skip(skipped).Select(figures => (double)figures.PrivateKiB)];
         if (values.Length < 2)
             return null;
         double middle = (values.Length - 1) / 2.0;

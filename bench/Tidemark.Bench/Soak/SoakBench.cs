@@ -217,9 +217,10 @@ internal sealed class SoakBench : IDisposable
         writer.WriteNumber("seed", _options.Seed);
         writer.WriteNumber("minutes", Math.Round(Elapsed.TotalMinutes, 2));
         _tally.Write(writer);
-        double[] slopes = Slopes();
-        if (slopes.Length > 0)
+        if (Slopes() is { Length: > 0 } slopes)
             writer.WriteNumber("memoryKiBPerMigration", Math.Round(slopes[slopes.Length / 2]));
+        if (SlopesWhenSettled() is { Length: > 0 } settled)
+            writer.WriteNumber("memoryKiBPerMigrationWhenSettled", Math.Round(settled[settled.Length / 2]));
         writer.WriteNumber("longestLife", _processes.Select(process => process.Figures.Count).DefaultIfEmpty().Max());
         writer.WriteEndObject();
     }
@@ -228,8 +229,11 @@ internal sealed class SoakBench : IDisposable
     private double[] Slopes() => [.. _processes
         .Where(process => process.Figures.Count >= 8).Select(process => process.Slope()).OfType<double>().Order()];
 
+    private double[] SlopesWhenSettled() => [.. _processes.Select(process => process.SlopeWhenSettled()).OfType<double>().Order()];
+
     private string DescribeMemory()
     {
+        double[] settled = SlopesWhenSettled();
         double[] slopes = Slopes();
         int longest = _processes.Select(process => process.Figures.Count).DefaultIfEmpty().Max();
         ProcessFigures[] all = [.. _processes.SelectMany(process => process.Figures)];
@@ -239,6 +243,12 @@ internal sealed class SoakBench : IDisposable
             ? "no process survived 8 migrations"
             : string.Create(CultureInfo.InvariantCulture, $"private memory {slopes[slopes.Length / 2]:+0;-0;0} KiB a migration "
                 + $"(median of {slopes.Length} processes that survived 8 or more, {slopes[0]:+0;-0;0} to {slopes[^1]:+0;-0;0})");
+        if (settled.Length > 0)
+        {
+            slope += string.Create(CultureInfo.InvariantCulture, $"; in the second half of the {settled.Length} long lives "
+                + $"{settled[settled.Length / 2]:+0;-0;0} KiB ({settled[0]:+0;-0;0} to {settled[^1]:+0;-0;0})");
+        }
+
         return $"{slope}; longest life {longest} migrations{held}";
     }
 

@@ -32,6 +32,14 @@ internal enum SoakEnd
     Nowhere,
 }
 
+/// <summary>What rounds with one machine have in common; see <see cref="SoakPlan.BeginOfStretch"/>.</summary>
+internal enum SoakStretch
+{
+    Moving,
+    Staying,
+    Held,
+}
+
 /// <summary>When something is done: so long after a phase has begun at the source.</summary>
 internal sealed record SoakMoment(string Phase, int DelayMilliseconds);
 
@@ -40,11 +48,10 @@ internal sealed record SoakPlan(int Round, SoakKind Kind, int Channels, bool Uni
 {
     /// <summary>
     /// Rounds with one shape of machine; it is begun anew after them. In those of the first kind it moves, in those of the
-    /// second it mostly stays, so that leaks of one process add up.
+    /// second it mostly stays, and in those of the third it never gets further than the last pass before the switchover: one
+    /// process lives through all of them, so that its leaks add up.
     /// </summary>
-    private const int MovingStretch = 16;
-
-    private const int StayingStretch = 64;
+    private static readonly int[] s_stretches = [40, 24, 100];
 
     internal static readonly string[] CancelWays = ["source", "destination", "signal"];
 
@@ -56,6 +63,12 @@ internal sealed record SoakPlan(int Round, SoakKind Kind, int Channels, bool Uni
     [
         (true, 2), (false, 3), (false, 5), (true, 16), (true, 48), (true, 49), (false, 50), (true, 51), (false, 52),
     ];
+
+    /// <summary>The first of them, which come by before the switchover.</summary>
+    private const int FramesBeforeSwitchover = 4;
+
+    /// <summary>Less than pass 0 sends, however well it is compressed.</summary>
+    private const long LeastPassBytes = 4L << 20;
 
     public string Compress { get; init; } = "off";
 
@@ -106,22 +119,27 @@ internal sealed record SoakPlan(int Round, SoakKind Kind, int Channels, bool Uni
     }
 
     /// <summary>The first round of the stretch that a round belongs to.</summary>
-    internal static int BeginOfStretch(int round)
-    {
-        int within = round % (MovingStretch + StayingStretch);
-        return round - (within < MovingStretch ? within : within - MovingStretch);
-    }
+    internal static int BeginOfStretch(int round) => FindStretch(round).Begin;
 
-    private static bool Stays(int round) => round % (MovingStretch + StayingStretch) >= MovingStretch;
+    private static (SoakStretch Stretch, int Begin) FindStretch(int round)
+    {
+        int begin = round - (round % s_stretches.Sum());
+        int index = 0;
+        while (round >= begin + s_stretches[index])
+            begin += s_stretches[index++];
+        return ((SoakStretch)index, begin);
+    }
 
     internal static SoakPlan Draw(int seed, int round, bool compression)
     {
         var random = new Random(unchecked((seed * 1_000_003) + round));
-        SoakKind kind = Stays(round)
-            ? Pick(random, (SoakKind.Cancel, 55), (SoakKind.CutForGood, 25), (SoakKind.KillDestination, 20))
-            : Pick(
+        SoakStretch stretch = FindStretch(round).Stretch;
+        bool held = stretch == SoakStretch.Held;
+        SoakKind kind = stretch == SoakStretch.Moving
+            ? Pick(
                 random, (SoakKind.Move, 25), (SoakKind.CutAndResume, 27), (SoakKind.Cancel, 8), (SoakKind.KillSource, 13),
-                (SoakKind.KillDestination, 13), (SoakKind.Resolve, 14));
+                (SoakKind.KillDestination, 13), (SoakKind.Resolve, 14))
+            : Pick(random, (SoakKind.Cancel, 55), (SoakKind.CutForGood, 25), (SoakKind.KillDestination, 20));
         // A trap must be able to read frames.
         bool tls = kind != SoakKind.Resolve && random.Next(5) == 0;
         var plan = new SoakPlan(round, kind, random.Next(1, 5), random.Next(2) == 0, tls)
@@ -130,13 +148,14 @@ internal sealed record SoakPlan(int Round, SoakKind Kind, int Channels, bool Uni
             BandwidthLimit = random.Next(4) == 0 ? random.Next(60, 400) : 0,
             Verify = random.Next(4) != 0,
             HardCut = random.Next(2) == 0,
+            Pause = held,
         };
         return kind switch
         {
             SoakKind.Move => plan with { Pause = random.Next(4) == 0, Moment = new SoakMoment("precopy", random.Next(1500)) },
             SoakKind.Cancel => plan with
             {
-                Pause = random.Next(2) == 0, Moment = DrawMoment(random), CancelWay = CancelWays[random.Next(CancelWays.Length)],
+                Pause = held || random.Next(2) == 0, Moment = DrawMoment(random), CancelWay = CancelWays[random.Next(CancelWays.Length)],
                 WaitForSourceSeconds = 2,
             },
             SoakKind.CutAndResume => DrawCuts(plan, random, random.Next(1, 4)),
@@ -159,7 +178,7 @@ internal sealed record SoakPlan(int Round, SoakKind Kind, int Channels, bool Uni
         // Some cuts at the frames with which phases begin and end; the others anywhere, and some of those in the handshake.
         if (!plan.Tls && random.Next(3) == 0)
         {
-            (bool toDestination, ushort type) = s_frames[random.Next(s_frames.Length)];
+            (bool toDestination, ushort type) = s_frames[random.Next(plan.Pause ? FramesBeforeSwitchover : s_frames.Length)];
             bool verified = type is 51 or 52;
             return plan with
             {
@@ -168,9 +187,10 @@ internal sealed record SoakPlan(int Round, SoakKind Kind, int Channels, bool Uni
             };
         }
 
+        long most = plan.Pause ? LeastPassBytes : 70L << 20;
         return plan with
         {
-            CutAfterBytes = [.. Enumerable.Range(0, cuts).Select(_ => random.Next(4) == 0 ? random.Next(4096) : random.NextInt64(70L << 20))],
+            CutAfterBytes = [.. Enumerable.Range(0, cuts).Select(_ => random.Next(4) == 0 ? random.Next(4096) : random.NextInt64(most))],
         };
     }
 

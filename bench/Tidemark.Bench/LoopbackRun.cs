@@ -11,7 +11,7 @@ namespace Tidemark.Bench;
 
 /// <summary>
 /// The yardstick of a migration: memory of the same kind, touched or not on the receiving side as there, through the same
-/// number of streams, in writes of 1 MiB, and nothing checked.
+/// number of streams, in writes of 1 MiB, and nothing done but what <see cref="LoopbackWork"/> says.
 /// </summary>
 /// <remarks>
 /// <code>
@@ -24,15 +24,17 @@ internal static class LoopbackRun
     private const int ChunkPages = 256;
 
     /// <param name="touched">Whether the receiver's memory was touched before.</param>
-    internal static Transfer Measure(ulong memoryBytes, int channels, bool unix = false, bool touched = true)
+    internal static Transfer Measure(
+        ulong memoryBytes, int channels, bool unix = false, bool touched = true, LoopbackWork work = LoopbackWork.Nothing)
     {
         string size = memoryBytes.ToString(CultureInfo.InvariantCulture);
         string count = channels.ToString(CultureInfo.InvariantCulture);
+        string done = ((int)work).ToString(CultureInfo.InvariantCulture);
         string own = Path.Combine(AppContext.BaseDirectory, "Tidemark.Bench.dll");
         using var receiver = ChildProgram.Start(
-            own, ["loopback-receive", size, count, unix ? "unix" : "tcp", touched ? "touched" : "untouched"]);
+            own, ["loopback-receive", size, count, unix ? "unix" : "tcp", touched ? "touched" : "untouched", done]);
         string address = receiver.ReadUntil("address ")["address ".Length..];
-        using var sender = ChildProgram.Start(own, ["loopback-send", size, count, address]);
+        using var sender = ChildProgram.Start(own, ["loopback-send", size, count, address, done]);
         sender.ReadUntil("ready");
         FreeMemory.Warm(2 * memoryBytes);
         sender.Say("go");
@@ -42,16 +44,17 @@ internal static class LoopbackRun
     }
 
     /// <summary>The sending child.</summary>
-    internal static int Send(ulong memoryBytes, int channels, string address)
+    internal static int Send(ulong memoryBytes, int channels, string address, LoopbackWork work)
     {
         using GuestMemoryFile file = CreateMemory(memoryBytes, touched: true);
         ulong[] chunks = FindChunks(file.Memory);
-        var sockets = new Socket[channels];
+        var lanes = new LoopbackLane[channels];
         for (int channel = 0; channel < channels; channel++)
         {
             EndPoint end = EndOf(address);
-            sockets[channel] = Open(end);
-            sockets[channel].Connect(end);
+            Socket socket = Open(end);
+            socket.Connect(end);
+            lanes[channel] = LoopbackLane.OfSender(socket, work);
         }
 
         Console.WriteLine("ready");
@@ -61,23 +64,18 @@ internal static class LoopbackRun
         RunOnEach(channels, channel =>
         {
             for (int index = channel; index < chunks.Length; index += channels)
-            {
-                ReadOnlySpan<byte> rest = file.Memory.PagesSpan(chunks[index], ChunkPages);
-                while (!rest.IsEmpty)
-                    rest = rest[sockets[channel].Send(rest)..];
-            }
-
+                lanes[channel].Send(file.Memory.PagesSpan(chunks[index], ChunkPages));
             // The time ends when the last byte has arrived, not when it was handed over.
-            sockets[channel].Receive(new byte[1]);
+            lanes[channel].TakeEnd();
         });
         double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"sent {seconds} {CpuSeconds() - cpuBefore}"));
-        Array.ForEach(sockets, socket => socket.Dispose());
+        Array.ForEach(lanes, lane => lane.Dispose());
         return 0;
     }
 
     /// <summary>The receiving child.</summary>
-    internal static int Receive(ulong memoryBytes, int channels, bool unix, bool touched)
+    internal static int Receive(ulong memoryBytes, int channels, bool unix, bool touched, LoopbackWork work)
     {
         using GuestMemoryFile file = CreateMemory(memoryBytes, touched);
         ulong[] chunks = FindChunks(file.Memory);
@@ -87,29 +85,19 @@ internal static class LoopbackRun
         listener.Bind(end);
         listener.Listen(channels);
         Console.WriteLine($"address {(unix ? path : ((IPEndPoint)listener.LocalEndPoint!).Port)}");
-        var sockets = new Socket[channels];
+        var lanes = new LoopbackLane[channels];
         for (int channel = 0; channel < channels; channel++)
-            sockets[channel] = listener.Accept();
+            lanes[channel] = LoopbackLane.OfReceiver(listener.Accept(), work);
         double cpuBefore = CpuSeconds();
         RunOnEach(channels, channel =>
         {
             for (int index = channel; index < chunks.Length; index += channels)
-            {
-                Span<byte> rest = file.Memory.PagesSpan(chunks[index], ChunkPages);
-                while (!rest.IsEmpty)
-                {
-                    int count = sockets[channel].Receive(rest);
-                    if (count == 0)
-                        throw new IOException("The sender ended too early.");
-                    rest = rest[count..];
-                }
-            }
-
-            sockets[channel].Send([1]);
+                lanes[channel].Receive(file.Memory.PagesSpan(chunks[index], ChunkPages));
+            lanes[channel].TellEnd();
         });
         File.Delete(path);
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"received {CpuSeconds() - cpuBefore}"));
-        Array.ForEach(sockets, socket => socket.Dispose());
+        Array.ForEach(lanes, lane => lane.Dispose());
         return 0;
     }
 

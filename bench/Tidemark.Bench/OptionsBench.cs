@@ -71,7 +71,12 @@ internal static class OptionsBench
             var figures = new PairFigures(Tls);
             Compare(given.Pairs, show, plain, secured, (without, with) =>
             {
+                Transfer checks = LoopbackRun.Measure(given.MemoryBytes, 2, work: LoopbackWork.Checks);
+                Transfer both = LoopbackRun.Measure(given.MemoryBytes, 2, work: LoopbackWork.Checks | LoopbackWork.Tls);
                 figures.Add("speed of pass 0 / plain", Speed(with) / Speed(without), atLeast: 0.5);
+                figures.Add("the same of checked loopback", both.BytesPerSecond / checks.BytesPerSecond);
+                figures.Add("pass 0 / that loopback with TLS", Speed(with) * Gigabyte / both.BytesPerSecond);
+                figures.Add("CPU s/GB, loopback with TLS", both.CpuSecondsPerGigabyte);
                 figures.Add("speed of the whole / plain", without.Seconds / with.Seconds);
                 figures.Add("GB/s of pass 0, plain", Speed(without));
                 figures.Add("GB/s of pass 0, TLS", Speed(with));

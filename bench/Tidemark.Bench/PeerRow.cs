@@ -9,6 +9,9 @@ internal sealed record PeerRow(
     /// <summary>What must come out: a figure of each pair, and the bound of its median.</summary>
     internal required PeerTarget[] Targets { get; init; }
 
+    /// <summary>Loopback with every page checked on both sides is measured, too, right after.</summary>
+    internal bool ComparesWithChecked { get; init; }
+
     /// <summary>Ours is measured with all memory incompressible, too, right after.</summary>
     internal bool ComparesWithFull { get; init; }
 
@@ -16,15 +19,22 @@ internal sealed record PeerRow(
     [
         new("two-streams", "incompressible, destination touched, 2 TCP streams", 2, false, 1, true, true)
         {
-            Targets = [PeerTarget.Speed(1.0), PeerTarget.OfLoopback(0.9), PeerTarget.Cpu(0.9), PeerTarget.CpuOfLoopback(1.1)],
+            ComparesWithChecked = true,
+            Targets =
+            [
+                PeerTarget.Speed(1.0), PeerTarget.OfLoopback(0.9), PeerTarget.Cpu(0.9), PeerTarget.CpuOfLoopback(1.1),
+                .. PeerTarget.OfChecked,
+            ],
         },
         new("one-stream", "incompressible, destination touched, 1 TCP stream", 1, false, 1, true, true)
         {
-            Targets = [PeerTarget.Speed(1.6), PeerTarget.OfLoopback(0.85)],
+            ComparesWithChecked = true,
+            Targets = [PeerTarget.Speed(1.6), PeerTarget.OfLoopback(0.85), .. PeerTarget.OfChecked],
         },
         new("unix", "incompressible, destination touched, 1 Unix socket", 1, true, 1, true, true)
         {
-            Targets = [PeerTarget.Speed(1.6), PeerTarget.OfLoopback(0.85)],
+            ComparesWithChecked = true,
+            Targets = [PeerTarget.Speed(1.6), PeerTarget.OfLoopback(0.85), .. PeerTarget.OfChecked],
         },
         new("untouched", "incompressible, destination never touched, 2 TCP streams", 2, false, 1, true, false)
         {
@@ -46,9 +56,21 @@ internal sealed record PeerRow(
     ];
 }
 
+/// <param name="Bound">Of the median; null: it is only told.</param>
 /// <param name="AtLeast">False: the bound is a largest value.</param>
-internal sealed record PeerTarget(string Name, Func<PeerPair, double> Of, double Bound, bool AtLeast)
+internal sealed record PeerTarget(string Name, Func<PeerPair, double> Of, double? Bound, bool AtLeast)
 {
+    /// <summary>How near we are to what checking every page leaves of loopback, and what it leaves.</summary>
+    internal static PeerTarget[] OfChecked { get; } =
+    [
+        new("pass 0 / checked loopback", pair => pair.Ours.MemoryBytes / pair.Ours.PassSeconds / pair.Checked.BytesPerSecond, null, true),
+        new("CPU / checked loopback", pair => pair.Ours.CpuSecondsPerGigabyte / pair.Checked.CpuSecondsPerGigabyte, null, false),
+        new("checked / plain loopback", pair => pair.Checked.BytesPerSecond / pair.Loopback.BytesPerSecond, null, true),
+        new("CPU, checked / plain", pair => pair.Checked.CpuSecondsPerGigabyte / pair.Loopback.CpuSecondsPerGigabyte, null, false),
+    ];
+
+    internal bool IsMet(double median) => Bound is not { } bound || (AtLeast ? median >= bound : median <= bound);
+
     internal static PeerTarget Speed(double bound) =>
         new("speed / QEMU", pair => pair.Qemu.Seconds / pair.Ours.Seconds, bound, true);
 
@@ -80,5 +102,6 @@ internal readonly record struct Move(ulong MemoryBytes, double Seconds, double P
 }
 
 /// <param name="Loopback">The mean of a probe right before and one right after.</param>
+/// <param name="Checked">Where <see cref="PeerRow.ComparesWithChecked"/> says so.</param>
 /// <param name="OursFull">Where <see cref="PeerRow.ComparesWithFull"/> says so.</param>
-internal sealed record PeerPair(Transfer Loopback, Move Ours, Move OursFull, Move Qemu, string Load);
+internal sealed record PeerPair(Transfer Loopback, Transfer Checked, Move Ours, Move OursFull, Move Qemu, string Load);

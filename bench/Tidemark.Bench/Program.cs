@@ -20,9 +20,10 @@ return rest switch
     ["devices", ..] => DevicesBench.Run(rest[1..], json),
     ["soak", ..] => SoakBench.Run(rest[1..], json),
     // The two sides of plain loopback, started by `migrate` and `peer`.
-    ["loopback-send", var bytes, var channels, var address] => LoopbackRun.Send(Size(bytes), Count(channels), address),
-    ["loopback-receive", var bytes, var channels, var kind, var state] =>
-        LoopbackRun.Receive(Size(bytes), Count(channels), kind == "unix", state == "touched"),
+    ["loopback-send", var bytes, var channels, var address, var work] =>
+        LoopbackRun.Send(Size(bytes), Count(channels), address, (LoopbackWork)Count(work)),
+    ["loopback-receive", var bytes, var channels, var kind, var state, var work] =>
+        LoopbackRun.Receive(Size(bytes), Count(channels), kind == "unix", state == "touched", (LoopbackWork)Count(work)),
     _ => Usage(),
 };
 

@@ -8,7 +8,7 @@ internal readonly struct ControlFrame(FrameType type, byte[] rented, int length,
 {
     public FrameType Type => type;
 
-    public PayloadReader Reader => new(rented.AsSpan(0, length), type.ToString(), offset);
+    public PayloadReader Reader => new(rented.AsSpan(0, length), type.Name(), offset);
 
     public void Dispose() => ArrayPool<byte>.Shared.Return(rented);
 }

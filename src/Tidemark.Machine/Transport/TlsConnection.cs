@@ -24,6 +24,13 @@ public sealed class TlsConnection : IConnection
     /// <summary>LIMIT: a span has at most 2^31 bytes.</summary>
     private const ulong PieceOfPages = 1 << 16;
 
+    /// <summary>
+    /// All that TLS 1.3 must have or should; the source's order counts. With 128 bits the cipher takes a fifth less processor
+    /// time (`openssl speed` on Zen 4: 4.3 against 3.5 GB/s), and it is the one that every implementation has.
+    /// </summary>
+    private static readonly CipherSuitesPolicy s_ciphers = new(
+        [TlsCipherSuite.TLS_AES_128_GCM_SHA256, TlsCipherSuite.TLS_AES_256_GCM_SHA384, TlsCipherSuite.TLS_CHACHA20_POLY1305_SHA256]);
+
     private readonly IConnection _inner;
     private readonly SslStream _stream;
     private readonly ConnectionStream _wire;
@@ -165,6 +172,7 @@ public sealed class TlsConnection : IConnection
     {
         TargetHost = judge.PeerName,
         EnabledSslProtocols = SslProtocols.Tls13,
+        CipherSuitesPolicy = s_ciphers,
         ClientCertificateContext = credentials.Context,
         CertificateChainPolicy = judge.CreatePolicy(),
         RemoteCertificateValidationCallback = judge.Judge,
@@ -176,6 +184,7 @@ public sealed class TlsConnection : IConnection
     private static SslServerAuthenticationOptions ServerOptions(TlsCredentials credentials, TlsJudge judge) => new()
     {
         EnabledSslProtocols = SslProtocols.Tls13,
+        CipherSuitesPolicy = s_ciphers,
         ServerCertificateContext = credentials.Context,
         ClientCertificateRequired = true,
         CertificateChainPolicy = judge.CreatePolicy(),

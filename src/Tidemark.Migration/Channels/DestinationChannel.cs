@@ -127,7 +127,7 @@ internal sealed class DestinationChannel : IDisposable
                 break;
             default:
                 throw new MigrationStreamException(
-                    header.Type.ToString(), _reader.Offset, "it does not belong on a channel");
+                    header.Type.Name(), _reader.Offset, "it does not belong on a channel");
         }
     }
 
@@ -225,7 +225,7 @@ internal sealed class DestinationChannel : IDisposable
     private ReadOnlySpan<PageRun> ReadTable(FrameHeader header, int maximumRuns, ulong offset, out int pages)
     {
         OpenPass();
-        string section = header.Type.ToString();
+        string section = header.Type.Name();
         if (header.PayloadLength < PageFrame.HeadBytes(1))
             throw new MigrationStreamException(section, offset, "it has no table");
         _reader.ReadRaw(_head.AsSpan(0, 8), header.Type);
@@ -286,7 +286,7 @@ internal sealed class DestinationChannel : IDisposable
         ulong offset = _reader.Offset;
         Span<byte> payload = _state.AsSpan(0, header.PayloadLength);
         _reader.ReadPayload(header, payload);
-        var reader = new PayloadReader(payload, header.Type.ToString(), offset);
+        var reader = new PayloadReader(payload, header.Type.Name(), offset);
         if (header.Type == FrameType.PartState)
             _parts.TakeState(reader);
         else

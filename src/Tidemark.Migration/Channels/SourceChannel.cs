@@ -212,7 +212,7 @@ internal sealed class SourceChannel : IDisposable
     {
         ulong offset = _reader.Offset;
         if (header.Type is not (FrameType.Ack or FrameType.Ping))
-            throw new MigrationStreamException(header.Type.ToString(), offset, "Ack is due here");
+            throw new MigrationStreamException(header.Type.Name(), offset, "Ack is due here");
         byte[] payload = System.Buffers.ArrayPool<byte>.Shared.Rent(header.PayloadLength);
         try
         {

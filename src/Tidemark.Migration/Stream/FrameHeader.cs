@@ -45,7 +45,7 @@ internal readonly record struct FrameHeader(FrameType Type, uint Channel, uint S
                 "a frame header", offset, $"frame type {(ushort)type} does not exist in version {Preamble.Version}");
         }
 
-        string section = type.ToString();
+        string section = type.Name();
         var flags = (FrameFlags)BinaryPrimitives.ReadUInt16LittleEndian(bytes[2..]);
         if ((flags & ~(type == FrameType.Pages ? FrameFlags.Compressed : FrameFlags.None)) != 0
             || BinaryPrimitives.ReadUInt32LittleEndian(bytes[24..]) != 0)

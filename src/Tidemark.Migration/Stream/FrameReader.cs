@@ -38,7 +38,7 @@ internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan
     }
 
     /// <summary>Fills the buffer from the payload; the caller checks it against a hash before use.</summary>
-    public void ReadRaw(Span<byte> into, FrameType section) => TryFill(into, section.ToString(), isHeader: false);
+    public void ReadRaw(Span<byte> into, FrameType section) => TryFill(into, section.Name(), isHeader: false);
 
     /// <summary>Receives the contents of a Pages frame straight into guest memory.</summary>
     public void ReadPages(GuestMemory memory, ReadOnlySpan<PageRun> runs, int contentBytes)
@@ -55,7 +55,7 @@ internal sealed class FrameReader(IConnection connection, uint channel, TimeSpan
         ulong offset = Offset;
         ReadRaw(into, header.Type);
         if (header.PayloadHash != Checksum.Crc32C(into))
-            throw new MigrationStreamException(header.Type.ToString(), offset, "the checksum of its payload does "
+            throw new MigrationStreamException(header.Type.Name(), offset, "the checksum of its payload does "
                 + "not fit");
     }
 

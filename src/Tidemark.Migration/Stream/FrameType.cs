@@ -1,3 +1,5 @@
+using System.Collections.Frozen;
+
 namespace Tidemark.Migration.Stream;
 
 /// <summary>Kinds of frames. Numbers are part of the format: never reused.</summary>
@@ -143,4 +145,13 @@ internal static class FrameLimits
         FrameType.Abort or FrameType.Cancel => ReasonBytes,
         _ => -1,
     };
+}
+
+/// <summary>Names of frames, for the errors that may be about one.</summary>
+internal static class FrameTypes
+{
+    private static readonly FrozenDictionary<FrameType, string> s_names = Enum.GetValues<FrameType>().ToFrozenDictionary(type => type, type => type.ToString());
+
+    /// <summary>As <c>ToString</c>, but for each frame on a channel, where nothing may be allocated.</summary>
+    public static string Name(this FrameType type) => s_names.TryGetValue(type, out string? name) ? name : type.ToString();
 }

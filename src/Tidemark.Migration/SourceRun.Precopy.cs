@@ -70,7 +70,8 @@ internal sealed partial class SourceRun
             PassWork work = BeginPass(final: false);
             HarvestWhile(work, start);
             AwaitChannels(work, work.Sent, readParts: true);
-            if (work.Bytes < MeasurableBytes)
+            // Of what goes out in one batch on each channel, nothing is acknowledged before all of it is.
+            if (work.Bytes < MeasurableBytes || work.AcknowledgedBytes < work.Bytes / 2)
                 AwaitAcknowledgements(keep: 0);
             TimeSpan duration = _time.GetElapsedTime(start);
             DrainInitialState();

@@ -1,6 +1,5 @@
 using System.Globalization;
 using System.Runtime.InteropServices;
-using System.Text.Json;
 using Tidemark.Machine.Description;
 
 namespace Tidemark.Bench;
@@ -30,26 +29,12 @@ internal static class OptionsBench
             return 64;
         if (!BenchArguments.FindProgram("options"))
             return 1;
-        bool met = true;
-        using Utf8JsonWriter? writer = json ? new(Console.OpenStandardOutput(), new JsonWriterOptions { Indented = true }) : null;
-        writer?.WriteStartArray();
-        foreach (string row in given.Rows)
+        return PairFigures.Report(given.Rows.Select(row => row switch
         {
-            PairFigures figures = row switch
-            {
-                Tls => MeasureTls(given, writer is null),
-                Incompressible => MeasureCompression(given, given.MemoryBytes, capped: false, writer is null),
-                _ => MeasureCompression(given, Math.Min(given.MemoryBytes, CappedBytes), capped: true, writer is null),
-            };
-            if (writer is null)
-                figures.Print();
-            else
-                figures.WriteTo(writer);
-            met &= figures.IsMet;
-        }
-
-        writer?.WriteEndArray();
-        return met ? 0 : 1;
+            Tls => MeasureTls(given, !json),
+            Incompressible => MeasureCompression(given, given.MemoryBytes, capped: false, !json),
+            _ => MeasureCompression(given, Math.Min(given.MemoryBytes, CappedBytes), capped: true, !json),
+        }), json);
     }
 
     private static PairFigures MeasureTls(BenchArguments given, bool show)

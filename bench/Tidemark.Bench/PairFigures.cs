@@ -12,7 +12,7 @@ internal sealed class PairFigures(string row)
 
     internal string Row => row;
 
-    internal bool IsMet => _figures.All(figure => figure.IsMet);
+    private bool IsMet => _figures.All(figure => figure.IsMet);
 
     /// <summary>A pair's value of a figure; its first value also says what is asked of it.</summary>
     internal void Add(string name, double value, double? atLeast = null, double? atMost = null)
@@ -21,6 +21,25 @@ internal sealed class PairFigures(string row)
         if (figure is null)
             _figures.Add(figure = new Figure(name, atLeast, atMost));
         figure.Values.Add(value);
+    }
+
+    /// <summary>Each row as it has been measured, as all of the output; returns the exit code.</summary>
+    internal static int Report(IEnumerable<PairFigures> rows, bool json)
+    {
+        bool met = true;
+        using Utf8JsonWriter? writer = json ? new(Console.OpenStandardOutput(), new JsonWriterOptions { Indented = true }) : null;
+        writer?.WriteStartArray();
+        foreach (PairFigures figures in rows)
+        {
+            if (writer is null)
+                figures.Print();
+            else
+                figures.WriteTo(writer);
+            met &= figures.IsMet;
+        }
+
+        writer?.WriteEndArray();
+        return met ? 0 : 1;
     }
 
     /// <summary>Prints or writes it as all of the output; returns the exit code.</summary>
@@ -39,7 +58,7 @@ internal sealed class PairFigures(string row)
         return IsMet ? 0 : 1;
     }
 
-    internal void Print()
+    private void Print()
     {
         foreach (Figure figure in _figures)
         {
@@ -49,7 +68,7 @@ internal sealed class PairFigures(string row)
         }
     }
 
-    internal void WriteTo(Utf8JsonWriter writer)
+    private void WriteTo(Utf8JsonWriter writer)
     {
         writer.WriteStartObject();
         writer.WriteString("row", row);

@@ -39,7 +39,8 @@ static int Usage()
     Console.Error.WriteLine("       Tidemark.Bench migrate [--memory 4GiB] [--channels 2] [--pairs 7] [--json]");
     Console.Error.WriteLine("       Tidemark.Bench peer [--row NAME]... [--memory 2GiB] [--pairs 5] [--json]");
     Console.Error.WriteLine("       Tidemark.Bench pause [--row NAME]... [--memory 2GiB] [--pairs 7] [--json]");
-    Console.Error.WriteLine("       Tidemark.Bench snapshot|devices [--memory SIZE] [--pairs 5] [--json]");
+    Console.Error.WriteLine("       Tidemark.Bench snapshot [--memory SIZE] [--pairs 5] [--json]");
+    Console.Error.WriteLine("       Tidemark.Bench devices [--row NAME]... [--memory SIZE] [--pairs 5] [--json]");
     Console.Error.WriteLine("       Tidemark.Bench options [--row NAME]... [--memory 1GiB] [--pairs 5] [--json]");
     Console.Error.WriteLine("       Tidemark.Bench soak [--minutes 10] [--seed S [--round K]] [--rounds N] [--steps | --phases] [--plant NAME] [--json]");
     Console.Error.WriteLine("  kernels   zero-page test, clean bitmap scan and page hash against plain reading");
@@ -49,7 +50,7 @@ static int Usage()
     Console.Error.WriteLine("  peer      whole migrations by us and by QEMU in turns; rows: " + string.Join(", ", PeerRow.All.Select(row => row.Name)));
     Console.Error.WriteLine("  pause     how long machines that write stand still, by us and by QEMU in turns (needs as and ld); rows: " + string.Join(", ", PauseRow.All.Select(row => row.Name)));
     Console.Error.WriteLine("  snapshot  a machine saved to a file in the temporary folder and restored, by us and by QEMU (mapped-ram) in turns");
-    Console.Error.WriteLine("  devices   the pause with four devices of 100 MiB of state and 70 ms to load against one such device");
+    Console.Error.WriteLine("  devices   the pause with four devices of 100 MiB of state and 70 ms to load against one such device; rows: " + string.Join(", ", DevicesBench.Rows));
     Console.Error.WriteLine("  options   migrations with an option and without, in turns; rows: " + string.Join(", ", OptionsBench.Rows));
     Console.Error.WriteLine("  soak      migrations back and forth with random cuts, kills and cancels; what may not be is told with its seed");
     return 64;

@@ -78,6 +78,9 @@ public abstract record MigrationAddress
                     return new Descriptor(fd) { Count = final - fd + 1 };
                 problem = $"\"{text}\" is not an address: after fd: come the numbers of open sockets, the first for control and one for each channel, as in fd:3-4.";
                 return null;
+            case "file":
+                problem = $"\"{text}\" is not an address: a machine goes to a file with `tidemark snapshot save` and comes back from it with `tidemark snapshot restore`.";
+                return null;
             default:
                 problem = $"\"{text}\" is not an address; use tcp:host:port, unix:path or fd:n-m.";
                 return null;

@@ -158,10 +158,12 @@ public sealed class CompletedTests
             world.Source.Journal);
         Assert.Equal(
             [
-                "nvme0.BeginLoad", "workload.BeginLoad", "nvme0.EndLoad", "workload.EndLoad", "AcquireDisks", "Start",
-                "nvme0.Start", "workload.Start",
+                "nvme0.BeginLoad", "workload.BeginLoad", "AcquireDisks", "Start", "nvme0.Start", "workload.Start",
             ],
-            world.Destination.Journal);
+            world.Destination.Journal.Where(step => !step.EndsWith("EndLoad", StringComparison.Ordinal)));
+        // Parts are loaded side by side: which one is done first is nobody's promise.
+        Assert.Equal(
+            ["nvme0.EndLoad", "workload.EndLoad"], world.Destination.Journal.Skip(2).Take(2).Order(StringComparer.Ordinal));
     }
 
     [Fact]

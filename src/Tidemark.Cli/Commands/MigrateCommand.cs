@@ -94,6 +94,8 @@ internal static class MigrateCommand
         string machine, JsonObject request, Terminal terminal, CancellationToken cancellation,
         Action<Terminal, JsonObject>? show = null)
     {
+        // What nobody will see need not be put into words there, while the machine stands still.
+        request["events"] = terminal.ShowsNotes;
         using ControlClient client = ControlClient.Connect(machine);
         using CancellationTokenRegistration registration = cancellation.Register(() =>
         {

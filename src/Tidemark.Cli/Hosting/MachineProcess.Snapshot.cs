@@ -2,6 +2,7 @@ using System.Text.Json.Nodes;
 using Tidemark.Cli.Control;
 using Tidemark.Cli.Output;
 using Tidemark.Machine.Snapshot;
+using Tidemark.Migration;
 using Tidemark.Migration.Snapshot;
 
 namespace Tidemark.Cli.Hosting;
@@ -27,11 +28,12 @@ internal sealed partial class MachineProcess
             _migrationCancel = cancel;
         SnapshotOutcome outcome;
         using (SnapshotFile file = _machine.OpenSnapshotFile(path, direct))
+        using (var relay = new EventRelay<SnapshotEvent>(happened => SnapshotTable.Show(_terminal, SnapshotJson.Event(happened))))
         {
             outcome = new SnapshotRestore(
                 new RestoredMachine(_machine), file,
                 new SnapshotRestoreOptions { FindTouchedPages = () => _machine.BeginFilling().Touched },
-                new SnapshotObserver(this, snapshotEvent => SnapshotTable.Show(_terminal, SnapshotJson.Event(snapshotEvent))),
+                new SnapshotObserver(this, relay),
                 TimeProvider.System).Run(cancel.Token);
         }
 
@@ -92,13 +94,8 @@ internal sealed partial class MachineProcess
         JsonObject result;
         try
         {
-            bool gone = false;
-            var observer = new SnapshotObserver(this, snapshotEvent =>
-            {
-                _terminal.Detail(SnapshotJson.Event(snapshotEvent).ToJsonString());
-                if (!gone)
-                    gone = !TrySend(channel, SnapshotJson.Event(snapshotEvent));
-            });
+            using EventRelay<SnapshotEvent> relay = RelayTo<SnapshotEvent>(request, channel, SnapshotJson.Event);
+            var observer = new SnapshotObserver(this, relay);
             SnapshotOutcome outcome = new SnapshotSave(
                 _machine, () => _machine.CreateSnapshotFile(path, direct), options, observer, TimeProvider.System).Run(cancel.Token);
             if (options.StopsMachine && outcome.FileIsComplete)
@@ -137,13 +134,13 @@ internal sealed partial class MachineProcess
         return ExitCode.Failed;
     }
 
-    private sealed class SnapshotObserver(MachineProcess process, Action<SnapshotEvent> show) : ISnapshotObserver
+    private sealed class SnapshotObserver(MachineProcess process, EventRelay<SnapshotEvent> relay) : ISnapshotObserver
     {
         public void OnEvent(SnapshotEvent snapshotEvent)
         {
             lock (process._gate)
                 process._snapshotProgress?.Observe(snapshotEvent);
-            show(snapshotEvent);
+            relay.Post(snapshotEvent);
         }
     }
 }

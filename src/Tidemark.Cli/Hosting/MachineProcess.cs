@@ -92,9 +92,14 @@ internal sealed partial class MachineProcess : IDisposable
         using var cancel = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
         lock (_gate)
             _migrationCancel = cancel;
-        MigrationOutcome outcome = MigrationMetrics.Watch(
-            MigrationRole.Destination, $"{_machine.KernelIdentity}", new TerminalObserver(_terminal, this), TimeProvider.System,
-            seen => new MigrationDestination(_machine, acceptor, options, seen, TimeProvider.System).Run(cancel.Token));
+        MigrationOutcome outcome;
+        using (var relay = new EventRelay<MigrationEvent>(happened => MigrationTable.Show(_terminal, MigrationJson.Event(happened))))
+        {
+            outcome = MigrationMetrics.Watch(
+                MigrationRole.Destination, $"{_machine.KernelIdentity}", new RelayingObserver(relay, this), TimeProvider.System,
+                seen => new MigrationDestination(_machine, acceptor, options, seen, TimeProvider.System).Run(cancel.Token));
+        }
+
         lock (_gate)
         {
             _migrationCancel = null;
@@ -242,7 +247,7 @@ internal sealed partial class MachineProcess : IDisposable
         bool isUnknown = false;
         try
         {
-            isUnknown = Migrate(wire, options, channel);
+            isUnknown = Migrate(wire, options, request, channel);
         }
         finally
         {
@@ -254,7 +259,7 @@ internal sealed partial class MachineProcess : IDisposable
     }
 
     /// <returns>Whether nobody knows where the machine runs, so that the destination may be asked again.</returns>
-    private bool Migrate(MigrationWire wire, MigrationOptions options, ControlChannel channel)
+    private bool Migrate(MigrationWire wire, MigrationOptions options, JsonObject request, ControlChannel channel)
     {
         if (_machine.FindSendShortage() is { } shortage)
             throw new CommandFailure($"{_name} can not be migrated: {shortage}");
@@ -278,8 +283,9 @@ internal sealed partial class MachineProcess : IDisposable
         MigrationOutcome outcome;
         try
         {
+            using EventRelay<MigrationEvent> relay = RelayTo<MigrationEvent>(request, channel, MigrationJson.Event);
             outcome = MigrationMetrics.Watch(
-                MigrationRole.Source, $"{_machine.KernelIdentity}", new ChannelObserver(channel, this), TimeProvider.System,
+                MigrationRole.Source, $"{_machine.KernelIdentity}", new RelayingObserver(relay, this), TimeProvider.System,
                 seen => new MigrationSource(_machine, wire.Connector, options, seen, TimeProvider.System).Run(cancel.Token));
         }
         catch
@@ -417,6 +423,23 @@ internal sealed partial class MachineProcess : IDisposable
             _progress?.Observe(migrationEvent);
     }
 
+    /// <summary>
+    /// To the command that asked, as long as it is there and if it wants to hear, and to this process's own terminal as details.
+    /// </summary>
+    private EventRelay<T> RelayTo<T>(JsonObject request, ControlChannel channel, Func<T, JsonObject> toJson)
+    {
+        bool gone = request["events"]?.GetValue<bool>() == false;
+        return new EventRelay<T>(happened =>
+        {
+            if (gone && !_terminal.ShowsDetails)
+                return;
+            JsonObject json = toJson(happened);
+            _terminal.Detail(json.ToJsonString());
+            if (!gone)
+                gone = !TrySend(channel, json);
+        });
+    }
+
     private static bool TrySend(ControlChannel channel, JsonObject message)
     {
         try
@@ -431,25 +454,13 @@ internal sealed partial class MachineProcess : IDisposable
         }
     }
 
-    private sealed class ChannelObserver(ControlChannel channel, MachineProcess process) : IMigrationObserver
-    {
-        private bool _gone;
-
-        public void OnEvent(MigrationEvent migrationEvent)
-        {
-            process.Observe(migrationEvent);
-            process._terminal.Detail(MigrationJson.Event(migrationEvent).ToJsonString());
-            if (!_gone)
-                _gone = !TrySend(channel, MigrationJson.Event(migrationEvent));
-        }
-    }
-
-    private sealed class TerminalObserver(Terminal terminal, MachineProcess process) : IMigrationObserver
+    /// <summary>What it is told is known at once, and shown a moment later.</summary>
+    private sealed class RelayingObserver(EventRelay<MigrationEvent> relay, MachineProcess process) : IMigrationObserver
     {
         public void OnEvent(MigrationEvent migrationEvent)
         {
             process.Observe(migrationEvent);
-            MigrationTable.Show(terminal, MigrationJson.Event(migrationEvent));
+            relay.Post(migrationEvent);
         }
     }
 }

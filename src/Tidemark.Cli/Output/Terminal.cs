@@ -29,6 +29,12 @@ internal sealed class Terminal : IDisposable
 
     public bool Verbose { get; set; }
 
+    /// <summary>Whether a note goes anywhere: to the user, or to a log.</summary>
+    public bool ShowsNotes => !Quiet || _log is not null;
+
+    /// <summary>Whether a detail does.</summary>
+    public bool ShowsDetails => (Verbose && !Quiet) || _log is not null;
+
     public bool UsesColour { get; }
 
     private bool UsesColourForNotes { get; }

@@ -1,3 +1,4 @@
+using System.Text;
 using Tidemark.Machine.Description;
 using Tidemark.Memory;
 using Tidemark.Migration;
@@ -17,6 +18,9 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
     /// LIMIT: the ledger of the largest working set that a machine file allows, and the drivers' queues.
     /// </summary>
     private const int MaximumStateBytes = 16 << 20;
+
+    /// <summary>Enough for the queues of a few drivers; more of them make the room grow.</summary>
+    private const int DriversBytes = 64 << 10;
 
     private readonly IReadOnlyList<GuestDevice> _devices;
     private readonly PartStateBuffer _state = new();
@@ -115,13 +119,14 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
     {
         // Processors have no state to send while they run.
         _state.Clear();
+        _state.Reserve(outgoing: Processor.StateBytes + DriversBytes);
     }
 
     public StateEstimate Estimate() => new(0, 0, _state.Left ?? SaveEstimate());
 
     public int ReadState(Span<byte> buffer)
     {
-        return _paused ? _state.Read(buffer, () => Save(static device => device.Save())) : 0;
+        return _paused ? _state.Read(buffer, made => Save(made, static device => device.Save())) : 0;
     }
 
     public void EnterP2P()
@@ -139,24 +144,34 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
         // ResumeWorkload follows, after the devices run.
     }
 
-    public void BeginLoad() => _state.Clear();
+    public void BeginLoad()
+    {
+        _state.Clear();
+        _state.Reserve(incoming: Processor.StateBytes + DriversBytes);
+        Processor.Prepare();
+    }
 
     public void WriteState(ReadOnlySpan<byte> bytes) => _state.Write(bytes, MaximumStateBytes, "The workload's state");
 
-    public void EndLoad() => Load(_state.Arrived.ToArray(), static (device, state) => device.Load(state));
+    public void EndLoad() => Load(_state.OpenArrived(), static (device, state) => device.Load(state));
 
     /// <summary>The state for a process that goes on with the devices as they are; only while paused.</summary>
-    public byte[] SaveForAdoption() => Save(static device => device.SaveForAdoption());
+    public byte[] SaveForAdoption()
+    {
+        using var made = new MemoryStream();
+        Save(made, static device => device.SaveForAdoption());
+        return made.ToArray();
+    }
 
     /// <summary>Takes it, before <see cref="Start"/>.</summary>
     /// <exception cref="InvalidDataException">It is damaged, or another machine's.</exception>
-    public void Adopt(byte[] state) => Load(state, static (device, own) => device.Adopt(own));
+    public void Adopt(byte[] state) => Load(new MemoryStream(state), static (device, own) => device.Adopt(own));
 
-    private void Load(byte[] state, Action<GuestDevice, byte[]> load)
+    private void Load(MemoryStream state, Action<GuestDevice, byte[]> load)
     {
         try
         {
-            using var reader = new BinaryReader(new MemoryStream(state));
+            using var reader = new BinaryReader(state);
             if (reader.ReadUInt32() != Mark || reader.ReadUInt32() != Version)
                 throw new InvalidDataException("The workload's state is of another version.");
             Processor.Load(reader);
@@ -203,12 +218,11 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
         Processor.Dispose();
     }
 
-    private static ulong SaveEstimate() => 64 << 10;
+    private ulong SaveEstimate() => (ulong)Processor.StateBytes + DriversBytes;
 
-    private byte[] Save(Func<GuestDevice, byte[]> save)
+    private void Save(MemoryStream into, Func<GuestDevice, byte[]> save)
     {
-        using var stream = new MemoryStream();
-        using var writer = new BinaryWriter(stream);
+        using var writer = new BinaryWriter(into, Encoding.UTF8, leaveOpen: true);
         writer.Write(Mark);
         writer.Write(Version);
         Processor.Save(writer);
@@ -219,8 +233,5 @@ internal sealed class GuestWorkload : IMigratable, IDisposable
             writer.Write(state.Length);
             writer.Write(state);
         }
-
-        writer.Flush();
-        return stream.ToArray();
     }
 }

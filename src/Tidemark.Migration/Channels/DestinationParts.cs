@@ -4,11 +4,13 @@ namespace Tidemark.Migration;
 
 /// <summary>
 /// The parts of a machine that takes state. Each part's state comes on one channel, in order; complete parts are loaded
-/// side by side, each on a thread of its own.
+/// side by side, each on a thread of its own, which waits from the beginning: to make one costs a busy host up to a
+/// millisecond of the pause.
 /// </summary>
 /// <remarks>
 /// <code>
 /// part: BeginLoad --PartState k...--> PartEnd --own thread: EndLoad--> Loaded | failure -> link.Fail
+///          '--------Dispose before PartEnd: the thread ends--------'
 /// </code>
 /// </remarks>
 internal sealed class DestinationParts : IDisposable
@@ -30,6 +32,12 @@ internal sealed class DestinationParts : IDisposable
         foreach (IMigratable part in parts)
             PartStep.Do(part, "prepare to take state", migratable => migratable.BeginLoad());
         _parts = [.. parts.Select(_ => new Part())];
+        for (int index = 0; index < _parts.Length; index++)
+        {
+            int number = index;
+            _parts[index].Loader = new Thread(() => Load(number)) { IsBackground = true, Name = $"tidemark load {parts[index].Name}" };
+            _parts[index].Loader!.Start();
+        }
     }
 
     public int Count => _parts.Length;
@@ -74,8 +82,7 @@ internal sealed class DestinationParts : IDisposable
         if (totalBytes != part.Bytes)
             throw reader.Bad($"it counts {totalBytes} bytes of state where {part.Bytes} have come");
         part.Ended = true;
-        part.Loader = new Thread(() => Load(index)) { IsBackground = true, Name = $"tidemark load {_machineParts[index].Name}" };
-        part.Loader.Start();
+        part.MayLoad.Set();
     }
 
     /// <summary>Waits until all parts are loaded.</summary>
@@ -97,7 +104,11 @@ internal sealed class DestinationParts : IDisposable
     public void Dispose()
     {
         foreach (Part part in _parts)
+        {
+            part.MayLoad.Set();
             part.Loader?.Join();
+            part.MayLoad.Dispose();
+        }
     }
 
     private int ReadIndex(ref PayloadReader reader)
@@ -123,6 +134,10 @@ internal sealed class DestinationParts : IDisposable
 
     private void Load(int index)
     {
+        _parts[index].MayLoad.Wait();
+        // Set without an end: nothing comes any more.
+        if (!_parts[index].Ended)
+            return;
         long start = _time.GetTimestamp();
         try
         {
@@ -151,7 +166,10 @@ internal sealed class DestinationParts : IDisposable
 
         public uint Frames { get; set; }
 
+        /// <summary>Complete; written before <see cref="MayLoad"/> is set.</summary>
         public bool Ended { get; set; }
+
+        public ManualResetEventSlim MayLoad { get; } = new();
 
         public TimeSpan LoadTime { get; set; }
 

@@ -49,6 +49,8 @@ internal sealed class ConvergencePolicy
     private readonly BandwidthEstimator _bandwidth = new();
     private readonly PageCost _cost = new();
     private readonly PassOverhead _overhead = new();
+    private readonly RecentTimes _harvests = new();
+    private readonly RecentTimes _roundTrips = new();
     private bool _harvestsDuringPass;
     private bool _sampledDuringPass;
     private TimeSpan _best = TimeSpan.MaxValue;
@@ -133,6 +135,8 @@ internal sealed class ConvergencePolicy
     private void Learn(in PassFacts facts)
     {
         _dirty.Add(facts.FreshPages, facts.Interval);
+        _harvests.Add(facts.HarvestTime);
+        _roundTrips.Add(facts.Costs.RoundTripOrDefault);
         // A pass of pages that hardly need the wire measures how fast pages are looked at.
         bool isContent = facts.HandledPages == 0 || facts.Bytes / (double)facts.HandledPages >= PageCost.WholePage / 4;
         if (!_sampledDuringPass && (isContent || !_bandwidth.IsMeasured))
@@ -159,8 +163,9 @@ internal sealed class ConvergencePolicy
         TimeSpan promised = facts.Costs.StopOrDefault + facts.HarvestTime + start + slack + overhead
             + Seconds(high * _cost.Seconds(low) + state / low);
         return new(
-            facts.Costs.StopOrDefault, facts.HarvestTime, overhead + Seconds(total * _cost.Seconds(_bandwidth.Mean)),
-            Seconds(state / _bandwidth.Mean), start, promised)
+            facts.Costs.StopOrDefault, _harvests.LeastOr(facts.HarvestTime), overhead + Seconds(total * _cost.Seconds(_bandwidth.Mean)),
+            Seconds(state / _bandwidth.Mean),
+            facts.Costs.StartOrDefault + 2 * _roundTrips.LeastOr(facts.Costs.RoundTripOrDefault), promised)
         {
             PageCount = (ulong)total,
         };

@@ -7,14 +7,14 @@ public readonly record struct FixedCosts
 {
     private static readonly TimeSpan DefaultRoundTrip = TimeSpan.FromMilliseconds(1);
 
-    // Measured with soft devices: a workload alone, and what each part of a device adds.
-    private static readonly TimeSpan DefaultStop = TimeSpan.FromMilliseconds(1.5);
+    // Measured with soft devices, 0 to 4 of them: a workload alone, and what each part adds (a device has two).
+    private static readonly TimeSpan DefaultStop = TimeSpan.FromMilliseconds(0.4);
 
-    private static readonly TimeSpan DefaultStopOfPart = TimeSpan.FromMilliseconds(0.5);
+    private static readonly TimeSpan DefaultStopOfPart = TimeSpan.FromMilliseconds(0.3);
 
-    private static readonly TimeSpan DefaultStart = TimeSpan.FromMilliseconds(2);
+    private static readonly TimeSpan DefaultStart = TimeSpan.FromMilliseconds(0.6);
 
-    private static readonly TimeSpan DefaultStartOfPart = TimeSpan.FromMilliseconds(1.2);
+    private static readonly TimeSpan DefaultStartOfPart = TimeSpan.FromMilliseconds(1.3);
 
     /// <summary>On the control connection; two of them lie in the downtime.</summary>
     public TimeSpan? RoundTrip { get; init; }

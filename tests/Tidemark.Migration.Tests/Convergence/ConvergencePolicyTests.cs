@@ -45,14 +45,27 @@ public sealed class ConvergencePolicyTests
     }
 
     [Fact]
+    public void A_harvest_that_met_a_busy_moment_is_not_expected_again_and_not_forgotten_in_the_promise()
+    {
+        var policy = new ConvergencePolicy(new ConvergenceOptions(), Memory);
+        policy.Decide(Facts(0, 100, 100) with { HarvestTime = 2 * Millisecond });
+        DowntimePrediction predicted = policy.Decide(Facts(1, 100, 100) with { HarvestTime = 9 * Millisecond }).Predicted;
+        Assert.Equal(2 * Millisecond, predicted.FinalHarvest);
+        Assert.True(predicted.Promised - predicted.Total >= 7 * Millisecond, $"{predicted}");
+    }
+
+    [Fact]
     public void What_short_passes_took_beside_their_pages_is_expected_of_the_last_one_and_the_least_of_it_counts()
     {
-        // 2000 pages at 100 bytes a microsecond are 82 ms; what is beyond that is no page's.
-        TimeSpan pages = 2000 * PageBytes / 100_000 * Millisecond;
-        Assert.Equal(30, LastPages(30, 45), 1.5);
-        Assert.Equal(15, LastPages(45, 15), 1.5);
-        // A long pass says nothing of it, and then a default stands: a millisecond and the way there and back.
-        Assert.Equal(2, LastPages(400, 500), 0.1);
+        // 500 pages at 100 bytes a microsecond are 21 ms; what is beyond that is no page's.
+        TimeSpan pages = 500 * PageBytes / 100_000 * Millisecond;
+        Assert.Equal(30, LastPages(30, 45), 0.5);
+        Assert.Equal(25, LastPages(45, 25), 0.5);
+        // A long pass says nothing of it, and then a default stands: 1.5 ms and the way there and back. One that is mostly pages
+        // can only make it smaller.
+        Assert.Equal(2.5, LastPages(400, 500), 0.1);
+        Assert.Equal(2.5, LastPages(4, 4), 0.1);
+        Assert.Equal(1, LastPages(1, 4), 0.5);
 
         double LastPages(params int[] beside)
         {
@@ -65,7 +78,7 @@ public sealed class ConvergencePolicyTests
                 policy.Sent((ulong)(1e5 * 1000), 1000 * Millisecond);
                 predicted = policy.Decide(Facts(pass, 0, 100) with
                 {
-                    SentPages = 2000, Bytes = (ulong)(2000 * PageBytes), Duration = pages + (beside[pass - 1] * Millisecond),
+                    SentPages = 500, Bytes = (ulong)(500 * PageBytes), Duration = pages + (beside[pass - 1] * Millisecond),
                 }).Predicted;
             }
 

@@ -22,8 +22,8 @@ public sealed class SimulatedMigration
 
     private readonly SimulatedCase _case;
     private readonly SimulatedMachine _machine;
-    /// <summary>What stopping and starting take here is what a machine with a device or two takes.</summary>
-    private const int DeviceParts = 3;
+    /// <summary>What stopping and starting take here is what a machine with two devices takes, and a device has two parts.</summary>
+    private const int DeviceParts = 4;
 
     private readonly Random _random;
     private readonly double _stop;

@@ -116,6 +116,75 @@ public sealed class UserfaultfdDirtySourceTests : IDisposable
         }
     }
 
+    /// <summary>Parts so small that several processors scan them, of slots that begin in the middle of a word.</summary>
+    [Fact]
+    public void What_several_processors_scan_is_what_was_written()
+    {
+        if (_source is null)
+            return;
+        using Mapping mapping = Mapping.CreateAnonymous(_kernel, 4000UL * GuestPage.Size);
+        const ulong First = 1000;
+        GuestMemory memory = SlotsOf(mapping, First);
+        using UserfaultfdDirtySource source = UserfaultfdDirtySource.TryCreate(_kernel, memory, out _)!;
+        source.ScannedPages = 64;
+        source.Start();
+        var random = new Random(5);
+        for (int round = 0; round < 50; round++)
+        {
+            var model = new SortedSet<ulong>();
+            for (int write = random.Next(3000); write > 0; write--)
+            {
+                ulong page = First + (ulong)random.Next(4000);
+                memory.Write(new GuestPhysicalAddress(page << GuestPage.Shift), (byte)write);
+                model.Add(page);
+            }
+
+            Assert.Equal(model, GuestMemoryFile.Harvest(source, memory));
+        }
+    }
+
+    [Fact]
+    public void A_part_that_can_not_be_scanned_fails_the_harvest_and_no_written_page_is_lost()
+    {
+        if (_source is null)
+            return;
+        using Mapping mapping = Mapping.CreateAnonymous(_kernel, 4000UL * GuestPage.Size);
+        GuestMemory memory = SlotsOf(mapping, 1000);
+        var kernel = new FaultInjectingKernel(_kernel);
+        using UserfaultfdDirtySource source = UserfaultfdDirtySource.TryCreate(kernel, memory, out _)!;
+        source.ScannedPages = 64;
+        source.Start();
+        for (int nth = 1; nth <= 60; nth += 7)
+        {
+            var model = new SortedSet<ulong>();
+            for (ulong page = 1000 + (ulong)nth; page < 5000; page += 13)
+            {
+                memory.Write(new GuestPhysicalAddress(page << GuestPage.Shift), (byte)nth);
+                model.Add(page);
+            }
+
+            kernel.FailNth(nth, Errno.ENOMEM);
+            var pages = new PageBitmap(memory.SpanPages);
+            KernelException failure = Assert.Throws<KernelException>(() => source.Harvest(pages));
+            Assert.Contains("PAGEMAP_SCAN", failure.Operation, StringComparison.Ordinal);
+            source.Harvest(pages);
+            Assert.All(model, page => Assert.True(pages[page], $"page {page} was lost, call {nth} failed"));
+        }
+    }
+
+    /// <summary>Two slots side by side in one mapping.</summary>
+    private static GuestMemory SlotsOf(Mapping mapping, ulong firstPage)
+    {
+        const ulong FirstBytes = 1111UL * GuestPage.Size;
+        return new GuestMemory(
+        [
+            new MemorySlot(new GuestPhysicalAddress(firstPage << GuestPage.Shift), FirstBytes, mapping.Address, 0),
+            new MemorySlot(
+                new GuestPhysicalAddress((firstPage << GuestPage.Shift) + FirstBytes), mapping.ByteLength - FirstBytes,
+                new HostAddress(mapping.Address.Value + FirstBytes), FirstBytes),
+        ]);
+    }
+
     [Fact]
     public void Writes_through_another_mapping_are_invisible_and_those_of_the_kernel_through_ours_are_not()
     {

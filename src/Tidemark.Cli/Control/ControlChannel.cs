@@ -36,14 +36,24 @@ internal sealed class ControlChannel : IDisposable
         set => _socket.ReceiveTimeout = (int)value.TotalMilliseconds;
     }
 
+    /// <exception cref="SocketException">The other side is gone, or does not read; the channel is closed then.</exception>
     public void Send(JsonObject message)
     {
         byte[] line = Encoding.UTF8.GetBytes(message.ToJsonString() + "\n");
         lock (_sendGate)
         {
             ReadOnlySpan<byte> rest = line;
-            while (!rest.IsEmpty)
-                rest = rest[_socket.Send(rest)..];
+            try
+            {
+                while (!rest.IsEmpty)
+                    rest = rest[_socket.Send(rest)..];
+            }
+            catch (SocketException)
+            {
+                // Half a line may be out: what came behind it could not be understood.
+                Close();
+                throw;
+            }
         }
     }
 

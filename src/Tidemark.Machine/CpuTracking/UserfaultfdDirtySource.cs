@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Collections.Concurrent;
 using Tidemark.Abi;
 using Tidemark.Kernel;
 using Tidemark.Memory;
@@ -35,13 +36,18 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
     /// <summary>What one processor protects at a time; a multiple of what a page table maps.</summary>
     private const ulong PartBytes = 8 << 20;
 
+    /// <summary>What one processor scans at a time: about 0.2 ms of clean pages. A multiple of a bitmap's word.</summary>
+    internal ulong ScannedPages { get; set; } = 64 << 10;
+
     /// <summary>LIMIT: it is one step of one machine, and not to take a whole host.</summary>
     private const int MaximumWorkers = 8;
 
     private readonly GuestMemory _memory;
     private readonly KernelFd _userfaultfd;
     private readonly KernelFd _pagemap;
-    private readonly Mapping _regions;
+
+    /// <summary>Room for what one call reports, for as many as ever were made at the same time.</summary>
+    private readonly ConcurrentBag<Mapping> _regions;
     private int _registeredSlots;
 
     private UserfaultfdDirtySource(GuestMemory memory, KernelFd userfaultfd, KernelFd pagemap, Mapping regions)
@@ -49,7 +55,7 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
         _memory = memory;
         _userfaultfd = userfaultfd;
         _pagemap = pagemap;
-        _regions = regions;
+        _regions = [regions];
     }
 
     public string Name => "cpu (userfaultfd)";
@@ -81,8 +87,7 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
         UserfaultfdDirtySource? source = null;
         try
         {
-            var regions = Mapping.CreateAnonymous(kernel, RegionCount * WordsPerRegion * sizeof(ulong));
-            source = new UserfaultfdDirtySource(memory, userfaultfd, pagemap, regions);
+            source = new UserfaultfdDirtySource(memory, userfaultfd, pagemap, CreateRegions(kernel));
             source.TryOut();
             reason = "";
             return source;
@@ -136,7 +141,7 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
         if (_registeredSlots == 0 && _memory.Slots.Count != 0)
             throw new InvalidOperationException("Tracking of processor writes is off.");
         foreach (MemorySlot slot in _memory.Slots)
-            Scan(slot.Host.Value, slot.ByteLength, slot.FirstPage, pages);
+            ScanInParts(slot, pages);
     }
 
     /// <summary>
@@ -148,7 +153,8 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
         TryStop();
         _userfaultfd.Dispose();
         _pagemap.Dispose();
-        _regions.Dispose();
+        foreach (Mapping regions in _regions)
+            regions.Dispose();
     }
 
     private static UserfaultfdDirtySource? Refuse(IKernel kernel, string failure, out string reason)
@@ -157,6 +163,9 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
             + $" (this is {kernel.Identity})";
         return null;
     }
+
+    private static Mapping CreateRegions(IKernel kernel) =>
+        Mapping.CreateAnonymous(kernel, RegionCount * WordsPerRegion * sizeof(ulong));
 
     /// <summary>The whole cycle on one page: a kernel may have the handshake and lack, or forbid, the rest.</summary>
     private void TryOut()
@@ -195,18 +204,30 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
             return;
         }
 
+        // The caller lifts the protection of all.
+        InParallel(parts, part =>
+        {
+            ulong at = (ulong)part * PartBytes;
+            Protect(address + at, Math.Min(PartBytes, byteLength - at));
+        });
+    }
+
+    /// <summary>
+    /// Each part by one of a few processors; after a failure no further part is begun.
+    /// </summary>
+    /// <exception cref="KernelException">The first that a part threw, when all that were begun have ended.</exception>
+    private static void InParallel(int parts, Action<int> work)
+    {
         KernelException? first = null;
         var options = new ParallelOptions { MaxDegreeOfParallelism = Math.Min(Environment.ProcessorCount, MaximumWorkers) };
         Parallel.For(0, parts, options, (part, loop) =>
         {
-            ulong at = (ulong)part * PartBytes;
             try
             {
-                Protect(address + at, Math.Min(PartBytes, byteLength - at));
+                work(part);
             }
             catch (KernelException failure)
             {
-                // The caller lifts the protection of all.
                 Interlocked.CompareExchange(ref first, failure, null);
                 loop.Stop();
             }
@@ -256,7 +277,46 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
         return first;
     }
 
+    /// <summary>
+    /// All of a slot, by several processors: the last harvest is in the pause of the machine (on one, 0.7 s for 1 TiB). Parts
+    /// begin at whole words of the bitmap, so that no two write one. What was not begun after a failure is found next time.
+    /// </summary>
+    private void ScanInParts(MemorySlot slot, PageBitmap pages)
+    {
+        ulong end = slot.FirstPage + slot.PageCount;
+        ulong firstPart = slot.FirstPage / ScannedPages;
+        int parts = (int)((end + ScannedPages - 1) / ScannedPages - firstPart);
+        if (parts == 1)
+        {
+            ScanPart(0);
+            return;
+        }
+
+        InParallel(parts, ScanPart);
+
+        void ScanPart(int part)
+        {
+            ulong from = Math.Max(slot.FirstPage, (firstPart + (ulong)part) * ScannedPages);
+            ulong until = Math.Min(end, (firstPart + (ulong)part + 1) * ScannedPages);
+            Scan(slot.Host.Value + ((from - slot.FirstPage) << GuestPage.Shift), (until - from) << GuestPage.Shift, from, pages);
+        }
+    }
+
     private void Scan(ulong address, ulong byteLength, ulong firstPage, PageBitmap pages)
+    {
+        if (!_regions.TryTake(out Mapping? regions))
+            regions = CreateRegions(Kernel);
+        try
+        {
+            Scan(address, byteLength, firstPage, pages, regions);
+        }
+        finally
+        {
+            _regions.Add(regions);
+        }
+    }
+
+    private void Scan(ulong address, ulong byteLength, ulong firstPage, PageBitmap pages, Mapping regions)
     {
         ulong end = address + byteLength;
         ulong at = address;
@@ -264,7 +324,7 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
         {
             var scan = PagemapScanArgument.Create(
                 at, end, PagemapScanFlags.WpMatching | PagemapScanFlags.CheckWpAsync,
-                _regions.Address.Value, RegionCount);
+                regions.Address.Value, RegionCount);
             // UAPI: asked for exactly "written" and nothing else, the kernel reports every entry that is not protected,
             // absent ones included: a page that was written and then reclaimed by the kernel has no entry.
             scan.CategoryMask = PageCategories.Written;
@@ -279,14 +339,14 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
                     $"PAGEMAP_SCAN of 0x{at:x}-0x{end - 1:x}", result.Succeeded ? Errno.EPROTO : result.Errno);
             }
 
-            Collect((int)result.Value, address, at, end, firstPage, pages);
+            Collect(regions, (int)result.Value, address, at, end, firstPage, pages);
             at = scan.WalkEnd;
         }
     }
 
-    private void Collect(int count, ulong address, ulong from, ulong end, ulong firstPage, PageBitmap pages)
+    private static void Collect(Mapping regions, int count, ulong address, ulong from, ulong end, ulong firstPage, PageBitmap pages)
     {
-        ReadOnlySpan<ulong> words = _regions.Words(count * WordsPerRegion);
+        ReadOnlySpan<ulong> words = regions.Words(count * WordsPerRegion);
         for (int index = 0; index < words.Length; index += WordsPerRegion)
         {
             ulong start = words[index];

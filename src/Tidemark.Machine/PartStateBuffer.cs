@@ -48,6 +48,8 @@ internal sealed class PartStateBuffer
     {
         if (!_made)
         {
+            // What a failure left of an attempt before is no part of this one.
+            _outgoing.SetLength(0);
             save(_outgoing);
             _made = true;
         }

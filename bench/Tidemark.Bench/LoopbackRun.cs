@@ -21,7 +21,7 @@ namespace Tidemark.Bench;
 /// </remarks>
 internal static class LoopbackRun
 {
-    private const int ChunkPages = 256;
+    internal const int ChunkPages = 256;
 
     /// <param name="touched">Whether the receiver's memory was touched before.</param>
     internal static Transfer Measure(
@@ -110,26 +110,26 @@ internal static class LoopbackRun
         ? new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp) { NoDelay = true }
         : new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
 
-    private static GuestMemoryFile CreateMemory(ulong memoryBytes, bool touched)
+    internal static GuestMemoryFile CreateMemory(ulong memoryBytes, bool touched)
     {
         var machine = new MachineDescription { Name = "loopback", MemoryBytes = memoryBytes };
         return GuestMemoryFile.Create(new LinuxKernel(), MemoryLayout.Plan(machine), touched);
     }
 
-    private static ulong[] FindChunks(GuestMemory memory) =>
+    internal static ulong[] FindChunks(GuestMemory memory) =>
     [
         .. memory.Slots.SelectMany(slot => Enumerable.Range(0, (int)(slot.PageCount / ChunkPages))
             .Select(chunk => slot.FirstPage + ((ulong)chunk * ChunkPages))),
     ];
 
-    private static void RunOnEach(int channels, Action<int> body)
+    internal static void RunOnEach(int channels, Action<int> body)
     {
         Thread[] threads = [.. Enumerable.Range(0, channels).Select(channel => new Thread(() => body(channel)))];
         Array.ForEach(threads, thread => thread.Start());
         Array.ForEach(threads, thread => thread.Join());
     }
 
-    private static double CpuSeconds() => Environment.CpuUsage.TotalTime.TotalSeconds;
+    internal static double CpuSeconds() => Environment.CpuUsage.TotalTime.TotalSeconds;
 
     private static double Parse(string text) => double.Parse(text, CultureInfo.InvariantCulture);
 }

@@ -36,13 +36,14 @@ internal static class PeerBench
             Move theirs = pair % 2 == 0 ? peer.Measure() : default;
             Move ours = MigrationRun.Measure(row, memoryBytes);
             Transfer checkedLoopback = row.ComparesWithChecked ? Probe(row, memoryBytes, LoopbackWork.Checks) : default;
+            Transfer reading = row.ComparesWithReading ? ReadBandwidth.OfZeros(memoryBytes, row.Channels) : default;
             Move oursFull = row.ComparesWithFull ? MigrationRun.Measure(row with { Filled = 1 }, memoryBytes) : default;
             if (pair % 2 != 0)
                 theirs = peer.Measure();
             Transfer after = Probe(row, memoryBytes);
             var loopback = new Transfer(
                 before.Bytes, (before.Seconds + after.Seconds) / 2, (before.CpuSeconds + after.CpuSeconds) / 2, "");
-            measured.Add(new PeerPair(loopback, checkedLoopback, ours, oursFull, theirs, BenchArguments.Load()));
+            measured.Add(new PeerPair(loopback, checkedLoopback, reading, ours, oursFull, theirs, BenchArguments.Load()));
             before = after;
             if (writer is null)
                 Console.WriteLine($"{pair + 1,4}  loopback {loopback}  ours {Text(ours)}  QEMU {Text(theirs)}  load {BenchArguments.Load()}");

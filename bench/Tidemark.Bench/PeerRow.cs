@@ -12,6 +12,9 @@ internal sealed record PeerRow(
     /// <summary>Loopback with every page checked on both sides is measured, too, right after.</summary>
     internal bool ComparesWithChecked { get; init; }
 
+    /// <summary>Reading as many zeros with as many threads, and nothing else, is measured, too, right after.</summary>
+    internal bool ComparesWithReading { get; init; }
+
     /// <summary>Ours is measured with all memory incompressible, too, right after.</summary>
     internal bool ComparesWithFull { get; init; }
 
@@ -42,7 +45,8 @@ internal sealed record PeerRow(
         },
         new("zeros", "written zeros, 2 TCP streams", 2, false, 0, true, true)
         {
-            Targets = [PeerTarget.Speed(2), PeerTarget.Cpu(0.4)],
+            ComparesWithReading = true,
+            Targets = [PeerTarget.Speed(2), PeerTarget.Cpu(0.4), .. PeerTarget.OfReading],
         },
         new("half-zeros", "first half incompressible, second written zeros, 2 TCP streams", 2, false, 0.5, true, true)
         {
@@ -67,6 +71,15 @@ internal sealed record PeerTarget(string Name, Func<PeerPair, double> Of, double
         new("CPU / checked loopback", pair => pair.Ours.CpuSecondsPerGigabyte / pair.Checked.CpuSecondsPerGigabyte, null, false),
         new("checked / plain loopback", pair => pair.Checked.BytesPerSecond / pair.Loopback.BytesPerSecond, null, true),
         new("CPU, checked / plain", pair => pair.Checked.CpuSecondsPerGigabyte / pair.Loopback.CpuSecondsPerGigabyte, null, false),
+    ];
+
+    /// <summary>How near we are to only reading, and what somebody who only reads would reach.</summary>
+    internal static PeerTarget[] OfReading { get; } =
+    [
+        new("pass 0 / reading", pair => pair.Reading.Seconds / pair.Ours.PassSeconds, null, true),
+        new("CPU / reading", pair => pair.Ours.CpuSeconds / pair.Reading.CpuSeconds, null, false),
+        new("reading / QEMU", pair => pair.Qemu.Seconds / pair.Reading.Seconds, null, true),
+        new("CPU, reading / QEMU", pair => pair.Reading.CpuSeconds / pair.Qemu.CpuSeconds, null, false),
     ];
 
     internal bool IsMet(double median) => Bound is not { } bound || (AtLeast ? median >= bound : median <= bound);
@@ -103,5 +116,6 @@ internal readonly record struct Move(ulong MemoryBytes, double Seconds, double P
 
 /// <param name="Loopback">The mean of a probe right before and one right after.</param>
 /// <param name="Checked">Where <see cref="PeerRow.ComparesWithChecked"/> says so.</param>
+/// <param name="Reading">Where <see cref="PeerRow.ComparesWithReading"/> says so.</param>
 /// <param name="OursFull">Where <see cref="PeerRow.ComparesWithFull"/> says so.</param>
-internal sealed record PeerPair(Transfer Loopback, Transfer Checked, Move Ours, Move OursFull, Move Qemu, string Load);
+internal sealed record PeerPair(Transfer Loopback, Transfer Checked, Transfer Reading, Move Ours, Move OursFull, Move Qemu, string Load);

@@ -1,5 +1,7 @@
+using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using Tidemark.Machine;
 
 namespace Tidemark.Bench;
 
@@ -8,6 +10,29 @@ namespace Tidemark.Bench;
 /// </summary>
 internal static unsafe class ReadBandwidth
 {
+    /// <summary>Zeros in memory as a machine has it, touched, read once by so many threads: what finding them takes at least.</summary>
+    internal static Transfer OfZeros(ulong memoryBytes, int threads)
+    {
+        using GuestMemoryFile file = LoopbackRun.CreateMemory(memoryBytes, touched: true);
+        ulong[] chunks = LoopbackRun.FindChunks(file.Memory);
+        var sums = new ulong[threads];
+        double cpuBefore = LoopbackRun.CpuSeconds();
+        long start = Stopwatch.GetTimestamp();
+        LoopbackRun.RunOnEach(threads, thread =>
+        {
+            for (int index = thread; index < chunks.Length; index += threads)
+            {
+                Span<byte> chunk = file.Memory.PagesSpan(chunks[index], LoopbackRun.ChunkPages);
+                fixed (byte* bytes = chunk)
+                    sums[thread] |= Sweep(bytes, (ulong)chunk.Length);
+            }
+        });
+        double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        return sums.All(sum => sum == 0)
+            ? new Transfer(memoryBytes, seconds, LoopbackRun.CpuSeconds() - cpuBefore, "")
+            : throw new InvalidOperationException("New memory is not zero.");
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveOptimization | MethodImplOptions.NoInlining)]
     internal static ulong Sweep(byte* bytes, ulong byteLength)
     {

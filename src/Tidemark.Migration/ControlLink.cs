@@ -62,6 +62,9 @@ internal sealed class ControlLink : IDisposable
 
     public FrameWriter Writer { get; }
 
+    /// <summary>LIMIT: a peer that pings but never gets on with it is given up as well, only much later than a silent one.</summary>
+    public TimeSpan Patience => _idleTimeout > TimeSpan.Zero ? _idleTimeout * 30 : TimeSpan.MaxValue;
+
     /// <summary>Set once the migration has failed on any thread.</summary>
     public WaitHandle Faulted => _faulted;
 
@@ -90,8 +93,6 @@ internal sealed class ControlLink : IDisposable
     public ControlFrame Receive(CancellationToken cancel)
     {
         long start = _time.GetTimestamp();
-        // LIMIT: a peer that pings but never gets on with it is given up as well, only much later.
-        TimeSpan limit = _idleTimeout > TimeSpan.Zero ? _idleTimeout * 30 : TimeSpan.MaxValue;
         lock (_gate)
         {
             while (_queue.Count == 0)
@@ -99,8 +100,8 @@ internal sealed class ControlLink : IDisposable
                 cancel.ThrowIfCancellationRequested();
                 if (_fault is not null)
                     throw new LinkFailedException(_fault);
-                if (_time.GetElapsedTime(start) > limit)
-                    throw new IOException($"The peer {Peer} lives but did not answer within {Words.Of(limit)}.");
+                if (_time.GetElapsedTime(start) > Patience)
+                    throw new IOException($"The peer {Peer} lives but did not answer within {Words.Of(Patience)}.");
                 Monitor.Wait(_gate, WakeInterval);
             }
 

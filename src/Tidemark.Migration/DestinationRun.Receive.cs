@@ -6,6 +6,8 @@ namespace Tidemark.Migration;
 
 internal sealed partial class DestinationRun
 {
+    private static readonly TimeSpan s_wakeInterval = TimeSpan.FromMilliseconds(50);
+
     /// <summary>Takes frames until Commit has arrived.</summary>
     private void Receive()
     {
@@ -63,15 +65,32 @@ internal sealed partial class DestinationRun
     private void EndState(PayloadReader reader)
     {
         (ulong passes, ulong parts) = Messages.ReadPair(reader);
-        if (passes != (ulong)_passes || _fence!.Current != (uint)_passes)
-            throw reader.Bad($"it counts {passes} passes, {_passes} were announced and not all of them are complete");
+        if (passes != (ulong)_passes)
+            throw reader.Bad($"it counts {passes} passes, {_passes} were announced");
         if (parts != (ulong)_parts!.Count)
             throw reader.Bad($"it counts {parts} parts, there are {_parts.Count}");
+        AwaitPasses();
         _parts.AwaitLoaded(_cancel);
         _handover = _handover.Load();
         // Whatever happens from here on: the source may have sent Commit, and may ask.
         _commitIsPossible = true;
         Link.Writer.Send(FrameType.StateLoaded, Messages.WriteTimes([.. _parts.Reports.Select(part => part.LoadTime)]));
+    }
+
+    /// <summary>AllSent may be faster than what was sent before it on the channels.</summary>
+    private void AwaitPasses()
+    {
+        long start = _time.GetTimestamp();
+        while (!_fence!.AwaitEnd((uint)_passes, s_wakeInterval))
+        {
+            _cancel.ThrowIfCancellationRequested();
+            Link.ThrowIfFaulted();
+            if (_time.GetElapsedTime(start) > Link.Patience)
+            {
+                throw new IOException(
+                    $"The peer {Link.Peer} lives and says that it has sent all, but not all of it arrived within {Words.Of(Link.Patience)}.");
+            }
+        }
     }
 
     private void SendHashes(PayloadReader reader)

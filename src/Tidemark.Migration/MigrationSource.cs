@@ -20,8 +20,8 @@ namespace Tidemark.Migration;
 ///             &lt;----------- Ack for each Mark and PassEnd            only now do pages leave the lease of their pass;
 ///             harvest, estimate, and again                            pass n+1 follows without a gap
 /// Switchover  SwitchoverBegin; workload stops, P2P, devices stop, final harvest, last pass,
-///             PartState..., PartEnd for each part, AllSent, disks flushed -------->
-///             &lt;---------------------------- StateLoaded
+///             PartState..., PartEnd for each part, all out: AllSent -------->
+///             &lt;------------ Acks, and StateLoaded                   when all has arrived; disks flushed meanwhile
 /// Verify      HashRequest --->  &lt;--- Hashes... (both sides hash at the same time)
 /// Commit      nothing runs here any more?   Commit ---------------->  point of no return
 ///             disks released                                         takes the disks, starts

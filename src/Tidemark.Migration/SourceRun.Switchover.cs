@@ -6,11 +6,12 @@ namespace Tidemark.Migration;
 /// <remarks>
 /// The stop order. Each arrow is one mark of the downtime clock:
 /// <code>
-/// workload stops -> all parts enter P2P, then all parts stop -> final harvest -> last pages acknowledged
-///   -> parts' state to the end -> disks flushed -> destination has loaded -> [verification, not counted]
-///   -> nothing has run since? Commit, disks released, Committed
+/// workload stops -> all parts enter P2P, then all parts stop -> final harvest -> parts' state is out
+///   -> last pages out: AllSent; they are acknowledged -> disks flushed -> destination has loaded
+///   -> [verification, not counted] -> nothing has run since? Commit, disks released, Committed
 /// </code>
-/// No harvest before the last writer is quiet counts as final.
+/// No harvest before the last writer is quiet counts as final. AllSent does not wait for the acknowledgements: the
+/// destination answers it when it has everything, and that is on the way together with them.
 /// </remarks>
 internal sealed partial class SourceRun
 {
@@ -39,12 +40,16 @@ internal sealed partial class SourceRun
         _downtime.Mark("final harvest");
         IReadOnlyList<DirtyCount> after = _sources;
         PassWork work = BeginPass(final: true);
+        AwaitChannels(work, partsDone.Done, readParts: false);
+        _downtime.Mark("device state");
+        AwaitChannels(work, work.Sent, readParts: false);
+        SendAllSent();
         AwaitChannels(work, work.Acknowledged, readParts: false);
         PassReport pass = Describe(work, _time.GetElapsedTime(start), Sum(before, after));
         AwaitAcknowledgements(keep: 0);
         _downtime.Mark("last pages");
-        AwaitChannels(work, partsDone.Done, readParts: false);
-        EndState();
+        FlushDisks();
+        AwaitLoaded();
         EndPass(pass);
     }
 
@@ -86,12 +91,15 @@ internal sealed partial class SourceRun
         return done;
     }
 
-    private void EndState()
+    private void SendAllSent()
     {
         Span<byte> payload = stackalloc byte[16];
         Messages.WritePair(payload, (ulong)_nextPass, (ulong)_parts.Count);
         Link.Writer.Send(FrameType.AllSent, payload);
-        _downtime.Mark("device state");
+    }
+
+    private void FlushDisks()
+    {
         try
         {
             _machine.FlushDisks();
@@ -102,6 +110,10 @@ internal sealed partial class SourceRun
         }
 
         _downtime.Mark("flush disks");
+    }
+
+    private void AwaitLoaded()
+    {
         using (ControlFrame loaded = Link.Expect(FrameType.StateLoaded, _cancel))
             _loadTimes = Messages.ReadTimes(loaded.Reader, _parts.Count);
         _downtime.Mark("load at destination");

@@ -153,6 +153,55 @@ public sealed class FailureTests
     }
 
     [Fact]
+    public void What_the_last_word_overtook_is_waited_for()
+    {
+        using var world = new World();
+        FakePipe? held = null;
+        using var release = new Timer(_ => held!.Release());
+        world.OnSourceEvent = happened =>
+        {
+            held ??= HoldFromSwitchover(world, happened);
+            if (happened is MigrationEvent.PhaseBegan { Phase: MigrationPhase.Switchover })
+                release.Change(300, Timeout.Infinite);
+        };
+        MigrationOutcome outcome = world.Run();
+        Assert.NotNull(held);
+        Assert.True(outcome.Result == MigrationResult.Completed, outcome.Cause);
+        world.CheckRunners(outcome);
+    }
+
+    [Fact]
+    public void What_never_comes_after_the_last_word_ends_the_migration_although_the_peer_lives()
+    {
+        using var world = new World();
+        // The destination waits 30 times its idle timeout, 300 s, and has a clock that runs 200 times as fast; the source would
+        // give up an acknowledgement after 10 s.
+        world.DestinationTime = new HastyTime(200);
+        FakePipe? held = null;
+        world.OnSourceEvent = happened => held ??= HoldFromSwitchover(world, happened);
+        MigrationOutcome outcome = world.Run();
+        Assert.NotNull(held);
+        Assert.Equal((MigrationResult.Failed, MigrationPhase.Switchover), (outcome.Result, outcome.Phase));
+        Assert.Contains("has sent all", outcome.Cause, StringComparison.Ordinal);
+        world.CheckRunners(outcome);
+    }
+
+    private sealed class HastyTime(long times) : TimeProvider
+    {
+        public override long GetTimestamp() => base.GetTimestamp() * times;
+    }
+
+    /// <summary>From the switchover on, what goes out on the channel stays on its way.</summary>
+    private static FakePipe? HoldFromSwitchover(World world, MigrationEvent happened)
+    {
+        if (happened is not MigrationEvent.PhaseBegan { Phase: MigrationPhase.Switchover })
+            return null;
+        FakePipe channel = world.Network.Made.Single(made => made.Connection == 1).Source.Outgoing;
+        channel.Hold();
+        return channel;
+    }
+
+    [Fact]
     public void A_machine_that_writes_too_fast_is_not_moved_and_the_message_says_what_to_do()
     {
         using var world = new World();

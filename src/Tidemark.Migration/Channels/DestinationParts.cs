@@ -32,11 +32,16 @@ internal sealed class DestinationParts : IDisposable
         foreach (IMigratable part in parts)
             PartStep.Do(part, "prepare to take state", migratable => migratable.BeginLoad());
         _parts = [.. parts.Select(_ => new Part())];
-        for (int index = 0; index < _parts.Length; index++)
+        try
         {
-            int number = index;
-            _parts[index].Loader = new Thread(() => Load(number)) { IsBackground = true, Name = $"tidemark load {parts[index].Name}" };
-            _parts[index].Loader!.Start();
+            for (int index = 0; index < _parts.Length; index++)
+                _parts[index].Loader = StartLoader(index);
+        }
+        catch
+        {
+            // A host that has no room for one more thread: those that wait already end.
+            Dispose();
+            throw;
         }
     }
 
@@ -109,6 +114,13 @@ internal sealed class DestinationParts : IDisposable
             part.Loader?.Join();
             part.MayLoad.Dispose();
         }
+    }
+
+    private Thread StartLoader(int index)
+    {
+        var loader = new Thread(() => Load(index)) { IsBackground = true, Name = $"tidemark load {_machineParts[index].Name}" };
+        loader.Start();
+        return loader;
     }
 
     private int ReadIndex(ref PayloadReader reader)

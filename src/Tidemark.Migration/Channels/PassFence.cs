@@ -42,6 +42,17 @@ internal sealed class PassFence(int channels, uint firstPass)
         }
     }
 
+    /// <summary>Waits at most so long until all channels have ended all passes before this one; false when they have not.</summary>
+    public bool AwaitEnd(uint pass, TimeSpan limit)
+    {
+        lock (_gate)
+        {
+            if (_pass < pass && !_broken)
+                Monitor.Wait(_gate, limit);
+            return _pass >= pass;
+        }
+    }
+
     /// <summary>Nobody waits any more.</summary>
     public void Break()
     {

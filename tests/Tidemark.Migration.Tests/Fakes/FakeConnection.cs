@@ -25,8 +25,25 @@ public sealed class FakePipe(WireFault fault, Action cut)
     private readonly byte[] _ring = new byte[Capacity];
     private long _written;
     private long _read;
+    private long _deliverable = long.MaxValue;
     private bool _broken;
     private bool _closed;
+
+    /// <summary>What is sent from now on is on its way until <see cref="Release"/>.</summary>
+    public void Hold()
+    {
+        lock (_gate)
+            _deliverable = _written;
+    }
+
+    public void Release()
+    {
+        lock (_gate)
+        {
+            _deliverable = long.MaxValue;
+            Monitor.PulseAll(_gate);
+        }
+    }
 
     public long Written
     {
@@ -79,7 +96,7 @@ public sealed class FakePipe(WireFault fault, Action cut)
         {
             while (true)
             {
-                long available = Math.Min(_written, fault.HangAt) - _read;
+                long available = Math.Min(Math.Min(_written, _deliverable), fault.HangAt) - _read;
                 if (available > 0)
                 {
                     int count = (int)Math.Min(buffer.Length, available);

@@ -34,6 +34,8 @@ public sealed class World : IDisposable, IMigrationObserver
 
     public DestinationOptions DestinationOptions { get; set; } = new() { IdleTimeout = TimeSpan.FromSeconds(10) };
 
+    public TimeProvider DestinationTime { get; set; } = TimeProvider.System;
+
     public CancellationTokenSource CancelSource { get; } = new();
 
     public CancellationTokenSource CancelDestination { get; } = new();
@@ -72,7 +74,7 @@ public sealed class World : IDisposable, IMigrationObserver
     {
         var collector = new Collector(DestinationEvents);
         var thread = new Thread(() => DestinationOutcome = watch(MigrationRole.Destination, collector, observer =>
-            new MigrationDestination(Destination, Network, DestinationOptions, observer, TimeProvider.System)
+            new MigrationDestination(Destination, Network, DestinationOptions, observer, DestinationTime)
                 .Run(CancelDestination.Token)))
         {
             IsBackground = true,

@@ -58,6 +58,8 @@ internal sealed partial class SourceRun
             part.WarmUp();
         if (_moveBegan == 0)
             _moveBegan = _time.GetTimestamp();
+        // Nothing else is on the link yet, and nothing will be in the pause.
+        MeasureRoundTrip();
         _harvestEvery = _policy.FirstHarvestEvery;
         Harvest();
         if (_nextPass == 0)
@@ -130,7 +132,14 @@ internal sealed partial class SourceRun
             StateUnknown = unknown,
             HotPages = _hot.Count,
             HotAgain = _hot.Again,
-            Costs = new FixedCosts { RoundTrip = MeasureRoundTrip(), Stop = _stopCost, DeviceParts = Math.Max(0, _machine.Parts.Count - 1) },
+            QuickestHarvest = pass.Harvests.Count > 0 ? pass.Harvests.Min() : null,
+            Costs = new FixedCosts
+            {
+                RoundTrip = MeasureRoundTrip(),
+                LeastRoundTrip = _leastRoundTrip,
+                Stop = _stopCost,
+                DeviceParts = Math.Max(0, _machine.Parts.Count - 1),
+            },
             Elapsed = _time.GetElapsedTime(_moveBegan),
             CanThrottle = _machine.CanThrottle,
         });
@@ -153,6 +162,7 @@ internal sealed partial class SourceRun
     }
 
     private TimeSpan? _stopCost;
+    private TimeSpan? _leastRoundTrip;
     private bool _throttled;
 
     /// <summary>The control connection's there and back, asked for what it is asked before a stop anyway.</summary>
@@ -160,7 +170,10 @@ internal sealed partial class SourceRun
     {
         long start = _time.GetTimestamp();
         AskDestination();
-        return _time.GetElapsedTime(start);
+        TimeSpan took = _time.GetElapsedTime(start);
+        if (_leastRoundTrip is null || took < _leastRoundTrip)
+            _leastRoundTrip = took;
+        return took;
     }
 
     private void AskDestination()

@@ -50,7 +50,6 @@ internal sealed class ConvergencePolicy
     private readonly PageCost _cost = new();
     private readonly PassOverhead _overhead = new();
     private readonly RecentTimes _harvests = new();
-    private readonly RecentTimes _roundTrips = new();
     private bool _harvestsDuringPass;
     private bool _sampledDuringPass;
     private TimeSpan _best = TimeSpan.MaxValue;
@@ -135,8 +134,7 @@ internal sealed class ConvergencePolicy
     private void Learn(in PassFacts facts)
     {
         _dirty.Add(facts.FreshPages, facts.Interval);
-        _harvests.Add(facts.HarvestTime);
-        _roundTrips.Add(facts.Costs.RoundTripOrDefault);
+        _harvests.Add(facts.QuickestHarvest ?? facts.HarvestTime);
         // A pass of pages that hardly need the wire measures how fast pages are looked at.
         bool isContent = facts.HandledPages == 0 || facts.Bytes / (double)facts.HandledPages >= PageCost.WholePage / 4;
         if (!_sampledDuringPass && (isContent || !_bandwidth.IsMeasured))
@@ -154,7 +152,7 @@ internal sealed class ConvergencePolicy
         double further = _dirty.Best.Further(pages, open);
         double total = pages + further;
         double state = facts.StateBytes;
-        TimeSpan start = facts.Costs.StartOrDefault + 2 * facts.Costs.RoundTripOrDefault;
+        TimeSpan start = facts.Costs.StartOrDefault + facts.Costs.RoundTripOrDefault;
         double low = _bandwidth.Low;
         double high = pages + Math.Max(further, _dirty.HighRate * open);
         // Defaults are a guess; what was measured varies less.
@@ -165,7 +163,7 @@ internal sealed class ConvergencePolicy
         return new(
             facts.Costs.StopOrDefault, _harvests.LeastOr(facts.HarvestTime), overhead + Seconds(total * _cost.Seconds(_bandwidth.Mean)),
             Seconds(state / _bandwidth.Mean),
-            facts.Costs.StartOrDefault + 2 * _roundTrips.LeastOr(facts.Costs.RoundTripOrDefault), promised)
+            facts.Costs.StartOrDefault + facts.Costs.LeastRoundTripOrDefault, promised)
         {
             PageCount = (ulong)total,
         };

@@ -5,7 +5,7 @@ namespace Tidemark.Migration;
 /// <param name="FinalHarvest">The last look at the dirty bits.</param>
 /// <param name="Pages">The pages of the last pass.</param>
 /// <param name="State">What devices say after the stop.</param>
-/// <param name="Start">Round trips, loading, starting.</param>
+/// <param name="Start">Loading, the round trip of Commit, starting.</param>
 /// <param name="Promised">
 /// What the sum becomes with the bandwidth's low estimate and the write rate's high one: this is compared with the limit,
 /// while <see cref="Total"/> is what to expect.
@@ -25,7 +25,7 @@ public readonly record struct DowntimePrediction(
     /// <summary>The parts with names, as the downtime itself is reported.</summary>
     public IReadOnlyList<DowntimePart> Parts =>
     [
-        new("stop", Stop), new("final harvest", FinalHarvest), new("last pages", Pages), new("device state", State),
+        new("stop", Stop), new("final harvest", FinalHarvest), new("device state", State), new("last pages", Pages),
         new("load and start", Start),
     ];
 }

@@ -16,8 +16,11 @@ public readonly record struct FixedCosts
 
     private static readonly TimeSpan DefaultStartOfPart = TimeSpan.FromMilliseconds(1.3);
 
-    /// <summary>On the control connection; two of them lie in the downtime.</summary>
+    /// <summary>On the control connection. Two lie in the downtime: that of the last pages, and that of Commit.</summary>
     public TimeSpan? RoundTrip { get; init; }
+
+    /// <summary>The shortest seen, before anything was sent perhaps: what it takes when nothing competes, as in the pause.</summary>
+    public TimeSpan? LeastRoundTrip { get; init; }
 
     /// <summary>The workload and all devices come to a stop.</summary>
     public TimeSpan? Stop { get; init; }
@@ -29,6 +32,8 @@ public readonly record struct FixedCosts
     public int DeviceParts { get; init; }
 
     internal TimeSpan RoundTripOrDefault => RoundTrip ?? DefaultRoundTrip;
+
+    internal TimeSpan LeastRoundTripOrDefault => LeastRoundTrip ?? RoundTripOrDefault;
 
     internal TimeSpan StopOrDefault => Stop ?? DefaultStop + (DeviceParts * DefaultStopOfPart);
 

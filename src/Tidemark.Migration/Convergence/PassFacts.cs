@@ -35,7 +35,11 @@ internal readonly record struct PassFacts
     /// <summary>To the last acknowledgement.</summary>
     public TimeSpan Duration { get; init; }
 
+    /// <summary>The last harvest, after the pass.</summary>
     public TimeSpan HarvestTime { get; init; }
+
+    /// <summary>The shortest since the pass before; null: as the last one.</summary>
+    public TimeSpan? QuickestHarvest { get; init; }
 
     /// <summary>What parts have to send after the stop.</summary>
     public ulong StateBytes { get; init; }

@@ -37,5 +37,5 @@ internal sealed class PassOverhead
 
     public TimeSpan Of(in FixedCosts costs) => _least ?? Guess(costs);
 
-    private static TimeSpan Guess(in FixedCosts costs) => s_default + costs.RoundTripOrDefault;
+    private static TimeSpan Guess(in FixedCosts costs) => s_default + costs.LeastRoundTripOrDefault;
 }

@@ -16,7 +16,7 @@ public sealed class ConvergencePolicyTests
         var policy = new ConvergencePolicy(new ConvergenceOptions(), Memory);
         DowntimePrediction predicted = policy.Decide(Facts(0, 1000, 100) with { StateBytes = 5_000_000 }).Predicted;
         Assert.Equal(
-            ["stop", "final harvest", "last pages", "device state", "load and start"], predicted.Parts.Select(part => part.Name));
+            ["stop", "final harvest", "device state", "last pages", "load and start"], predicted.Parts.Select(part => part.Name));
         Assert.Equal(predicted.Total, predicted.Parts.Aggregate(TimeSpan.Zero, (sum, part) => sum + part.Duration));
         Assert.Equal(50, predicted.State.TotalMilliseconds, 1.0);
         Assert.Equal(1000 * PageBytes / 100_000, predicted.Pages.TotalMilliseconds, 3.0);
@@ -29,7 +29,29 @@ public sealed class ConvergencePolicyTests
         var costs = new FixedCosts { Stop = 40 * Millisecond, Start = 50 * Millisecond, RoundTrip = 10 * Millisecond };
         DowntimePrediction predicted = new ConvergencePolicy(new ConvergenceOptions(), Memory)
             .Decide(Facts(0, 0, 100) with { Costs = costs }).Predicted;
-        Assert.Equal((40 * Millisecond, 70 * Millisecond), (predicted.Stop, predicted.Start));
+        // The round trip of the last pages lies in these.
+        Assert.Equal((40 * Millisecond, 60 * Millisecond), (predicted.Stop, predicted.Start));
+    }
+
+    [Fact]
+    public void The_pause_is_expected_to_be_as_undisturbed_as_the_quietest_moment_and_promised_as_the_last_one()
+    {
+        PassFacts busy = Facts(0, 0, 100) with
+        {
+            HarvestTime = 20 * Millisecond,
+            Costs = new FixedCosts { RoundTrip = 30 * Millisecond },
+        };
+        DowntimePrediction quiet = new ConvergencePolicy(new ConvergenceOptions(), Memory).Decide(busy with
+        {
+            QuickestHarvest = 2 * Millisecond,
+            Costs = busy.Costs with { LeastRoundTrip = 3 * Millisecond },
+        }).Predicted;
+        DowntimePrediction loud = new ConvergencePolicy(new ConvergenceOptions(), Memory).Decide(busy).Predicted;
+        Assert.Equal((2 * Millisecond, 20 * Millisecond), (quiet.FinalHarvest, loud.FinalHarvest));
+        Assert.Equal(27 * Millisecond, loud.Start - quiet.Start);
+        Assert.Equal(27.0, (loud.Pages - quiet.Pages).TotalMilliseconds, 0.1);
+        // The way of the last pages is a guess that counts for both; the others are as long as they were just now.
+        Assert.Equal(27.0, (loud.Promised - quiet.Promised).TotalMilliseconds, 0.1);
     }
 
     [Fact]

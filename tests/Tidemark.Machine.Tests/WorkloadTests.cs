@@ -121,6 +121,28 @@ public sealed class WorkloadTests : IDisposable
     }
 
     [Fact]
+    public void A_processor_that_has_much_to_write_stops_in_the_middle_of_it()
+    {
+        // More than it can do: each step has as many pages as a step may have.
+        const ulong mostOfAStep = 4096;
+        using CpuWriter writer = CreateWriter(1UL << 40);
+        writer.Start();
+        bool stoppedInside = false;
+        for (int round = 0; round < 1000 && !stoppedInside; round++)
+        {
+            ulong before = writer.PagesWritten;
+            MachineRig.Await(() => writer.PagesWritten > before, () => "a page is written");
+            // That was the end of a step: after some of these times it is in another one.
+            Thread.Sleep(round % 4);
+            writer.Pause();
+            stoppedInside = writer.PagesWritten % mostOfAStep != 0;
+            writer.Resume();
+        }
+
+        Assert.True(stoppedInside);
+    }
+
+    [Fact]
     public void After_a_pause_no_step_is_taken_until_resumed()
     {
         int steps = 0;

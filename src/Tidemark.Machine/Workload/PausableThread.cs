@@ -43,6 +43,9 @@ public sealed class PausableThread : IDisposable
         get { lock (_gate) return Steps; }
     }
 
+    /// <summary>For a step that is long: somebody waits for its end.</summary>
+    public bool IsPauseWanted => Volatile.Read(ref _pauseWanted) || Volatile.Read(ref _ending);
+
     /// <summary>Whether a step is in progress or may begin; under the lock.</summary>
     private bool Steps => _thread is not null && !_paused && !_ending && Failure is null;
 

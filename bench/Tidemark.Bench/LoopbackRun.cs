@@ -31,6 +31,7 @@ internal static class LoopbackRun
         string count = channels.ToString(CultureInfo.InvariantCulture);
         string done = ((int)work).ToString(CultureInfo.InvariantCulture);
         string own = Path.Combine(AppContext.BaseDirectory, "Tidemark.Bench.dll");
+        FreeMemory.Warm(2 * memoryBytes);
         using var receiver = ChildProgram.Start(
             own, ["loopback-receive", size, count, unix ? "unix" : "tcp", touched ? "touched" : "untouched", done]);
         string address = receiver.ReadUntil("address ")["address ".Length..];

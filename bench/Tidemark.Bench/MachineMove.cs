@@ -72,6 +72,7 @@ internal sealed record MachineMove(string Source, string Destination)
         File.WriteAllText(from, Source);
         File.WriteAllText(to, Destination);
         string listen = Unix ? $"unix:{folder}/migration" : "tcp:127.0.0.1:0";
+        FreeMemory.Warm(WarmBytes);
         using var destination = ChildProgram.Start(
             Program, ["receive", to, "--quiet", "--name", "bench-destination", "--listen", listen, "--tied", .. ReceiveOptions], folder);
         using var source = ChildProgram.Start(Program, ["run", from, "--quiet", "--tied"], folder);
@@ -84,8 +85,7 @@ internal sealed record MachineMove(string Source, string Destination)
             Thread.Sleep(time);
         else
             AwaitRest(source, destination);
-        if (WarmBytes > 0)
-            FreeMemory.Warm(WarmBytes);
+        FreeMemory.Warm(WarmBytes);
         using HeartbeatWatch? watch = HeartbeatOffset is { } offset ? Watch(source, destination, offset) : null;
         double before = LookAtWork(source) + Look(destination);
         double lastSource = 0;

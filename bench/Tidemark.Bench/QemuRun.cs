@@ -25,6 +25,7 @@ internal sealed class QemuRun : IDisposable
         _folder = Directory.CreateTempSubdirectory("tidemark-peer-").FullName;
         // Also when the bench is ended from outside: they are as large as the machine.
         AppDomain.CurrentDomain.ProcessExit += DeleteMemory;
+        FreeMemory.Warm(memoryBytes);
         QemuProcess.MakeMemory(_source, memoryBytes, (ulong)(memoryBytes * row.Filled)).Dispose();
     }
 
@@ -32,6 +33,7 @@ internal sealed class QemuRun : IDisposable
     {
         try
         {
+            FreeMemory.Warm(2 * _memoryBytes);
             using QemuProcess destination = Start("destination", _destination, _row.DestinationTouched, "-incoming", "defer");
             using QemuProcess source = Start("source", _source, _row.SourceTouched);
             string uri = _row.Unix ? $"unix:{_folder}/migration" : "tcp:127.0.0.1:0";

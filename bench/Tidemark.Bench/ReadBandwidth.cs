@@ -13,6 +13,7 @@ internal static unsafe class ReadBandwidth
     /// <summary>Zeros in memory as a machine has it, touched, read once by so many threads: what finding them takes at least.</summary>
     internal static Transfer OfZeros(ulong memoryBytes, int threads)
     {
+        FreeMemory.Warm(memoryBytes);
         using GuestMemoryFile file = LoopbackRun.CreateMemory(memoryBytes, touched: true);
         ulong[] chunks = LoopbackRun.FindChunks(file.Memory);
         var sums = new ulong[threads];

@@ -44,6 +44,7 @@ internal sealed class QemuFile : IDisposable
         try
         {
             using QemuProcess qemu = Start("restore", _restored, touched: false, "-incoming", "defer");
+            FreeMemory.Warm(_memoryBytes);
             long start = Stopwatch.GetTimestamp();
             qemu.Qmp.Execute("migrate-incoming", new JsonObject { ["uri"] = $"file:{path}" });
             qemu.Qmp.AwaitMigration("completed");

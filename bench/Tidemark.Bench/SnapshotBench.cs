@@ -84,6 +84,7 @@ internal static class SnapshotBench
 
         // Memory that is touched as it is read, as at QEMU's.
         File.WriteAllText(machine, MachineMove.Describe(memoryBytes, memoryBytes - (4 * MiB), prefault: false));
+        FreeMemory.Warm(memoryBytes);
         using var restore = ChildProgram.Start(
             MachineMove.Program, ["snapshot", "restore", file, machine, "--name", "restored", "--json"], folder);
         (double Seconds, string How) restored = Read(restore.ReadUntil("{"));

@@ -70,6 +70,8 @@ internal sealed partial class DestinationRun
         if (parts != (ulong)_parts!.Count)
             throw reader.Bad($"it counts {parts} parts, there are {_parts.Count}");
         AwaitPasses();
+        if (_fence!.Current != (uint)_passes)
+            throw reader.Bad($"{_passes} passes were announced, and the channels have ended more");
         _parts.AwaitLoaded(_cancel);
         _handover = _handover.Load();
         // Whatever happens from here on: the source may have sent Commit, and may ask.

@@ -53,7 +53,11 @@ public sealed class EventRelay<T> : IDisposable
             Monitor.Pulse(_gate);
         }
 
-        _thread.Join(s_farewell);
+        if (_thread.Join(s_farewell))
+            return;
+        // What comes after the farewell would be shown among what others say by then.
+        lock (_gate)
+            _waiting.Clear();
     }
 
     private void ShowAll()

@@ -126,6 +126,7 @@ internal sealed partial class SourceRun
             SkippedPages = work.SkippedPages,
             // What fits the buffers on the way is out at once and says nothing: what was acknowledged says how fast it is.
             Bytes = work.AcknowledgedBytes,
+            SentBytes = work.Bytes,
             Duration = pass.Duration,
             HarvestTime = _harvestTime,
             StateBytes = state,

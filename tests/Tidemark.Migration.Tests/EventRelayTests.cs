@@ -37,6 +37,10 @@ public sealed class EventRelayTests
         Assert.InRange(Stopwatch.GetElapsedTime(began), TimeSpan.Zero, s_patience);
         Assert.Equal(0, shown);
         gate.Set();
+        Assert.True(SpinWait.SpinUntil(() => Volatile.Read(ref shown) > 0, s_patience));
+        // The one that was being shown, and nothing of what waited.
+        Thread.Sleep(50);
+        Assert.Equal(1, shown);
     }
 
     [Fact]

@@ -78,6 +78,8 @@ internal sealed class ControlClient : IDisposable
             // Whether the request was carried out is unknown; said below.
         }
 
-        throw new CommandFailure("The machine's process ended before it answered.", ExitCode.Inconclusive);
+        throw new CommandFailure(
+            "The machine's process ended before it answered, or gave up on this command, which did not read for a while; `tidemark status` tells.",
+            ExitCode.Inconclusive);
     }
 }

@@ -92,14 +92,23 @@ internal sealed class DestinationParts : IDisposable
 
     /// <summary>Waits until all parts are loaded.</summary>
     /// <exception cref="LinkFailedException">One could not be, or the source is gone.</exception>
+    /// <exception cref="IOException">The source lives, and a part's end does not come.</exception>
     public void AwaitLoaded(CancellationToken cancel)
     {
+        long start = _time.GetTimestamp();
         lock (_gate)
         {
             while (_loaded < _parts.Length)
             {
                 cancel.ThrowIfCancellationRequested();
                 _link.ThrowIfFaulted();
+                // A device that has all its state loads as long as it takes.
+                if (_time.GetElapsedTime(start) > _link.Patience && Array.FindIndex(_parts, part => !part.MayLoad.IsSet) is >= 0 and var index)
+                {
+                    throw new IOException(
+                        $"The peer {_link.Peer} lives and says that it has sent all, but the state of {_machineParts[index].Name} did not end within {Words.Of(_link.Patience)}.");
+                }
+
                 Monitor.Wait(_gate, TimeSpan.FromMilliseconds(50));
             }
         }

@@ -136,7 +136,7 @@ internal sealed class ConvergencePolicy
         _dirty.Add(facts.FreshPages, facts.Interval);
         _harvests.Add(facts.QuickestHarvest ?? facts.HarvestTime);
         // A pass of pages that hardly need the wire measures how fast pages are looked at.
-        bool isContent = facts.HandledPages == 0 || facts.Bytes / (double)facts.HandledPages >= PageCost.WholePage / 4;
+        bool isContent = facts.HandledPages == 0 || facts.BytesOfPages / (double)facts.HandledPages >= PageCost.WholePage / 4;
         if (!_sampledDuringPass && (isContent || !_bandwidth.IsMeasured))
             _bandwidth.Add(facts.Bytes, facts.Duration);
         _cost.Add(facts);

@@ -29,11 +29,11 @@ internal sealed class PageCost
         {
             // Memory never written is most of what is zero, and it does not become dirty: only content is taken over.
             if (facts.SentPages >= MeasurablePages)
-                Bytes = Math.Min(WholePage, facts.Bytes / (double)facts.SentPages);
+                Bytes = Math.Min(WholePage, facts.BytesOfPages / (double)facts.SentPages);
             return;
         }
 
-        double bytes = Math.Min(WholePage, facts.Bytes / (double)facts.HandledPages);
+        double bytes = Math.Min(WholePage, facts.BytesOfPages / (double)facts.HandledPages);
         double seconds = facts.Duration.TotalSeconds / facts.HandledPages;
         double gain = _measured ? Gain : 1;
         Bytes += gain * (bytes - Bytes);

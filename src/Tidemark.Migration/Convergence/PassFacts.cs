@@ -29,10 +29,13 @@ internal readonly record struct PassFacts
     /// <summary>Pages left to the next pass, because a harvest during the pass found them written again.</summary>
     public ulong SkippedPages { get; init; }
 
-    /// <summary>Bytes of the pass, all of them acknowledged.</summary>
+    /// <summary>Bytes of the pass that were acknowledged in its time.</summary>
     public ulong Bytes { get; init; }
 
-    /// <summary>To the last acknowledgement.</summary>
+    /// <summary>All of its bytes, those on their way included; null: all were acknowledged.</summary>
+    public ulong? SentBytes { get; init; }
+
+    /// <summary>Until everything was sent, or acknowledged where that was waited for.</summary>
     public TimeSpan Duration { get; init; }
 
     /// <summary>The last harvest, after the pass.</summary>
@@ -60,6 +63,8 @@ internal readonly record struct PassFacts
 
     /// <summary>There are processors whose throttle would slow the writing down.</summary>
     public bool CanThrottle { get; init; }
+
+    internal ulong BytesOfPages => SentBytes ?? Bytes;
 
     public ulong HandledPages => SentPages + ZeroPages + UnchangedPages;
 }

@@ -55,6 +55,23 @@ public sealed class ConvergencePolicyTests
     }
 
     [Fact]
+    public void A_page_costs_what_was_sent_of_it_and_not_what_was_acknowledged_in_time()
+    {
+        DowntimePrediction After(PassFacts second)
+        {
+            var policy = new ConvergencePolicy(new ConvergenceOptions(), Memory);
+            policy.Decide(Facts(0, 10_000, 1000));
+            return policy.Decide(second).Predicted;
+        }
+
+        PassFacts whole = Facts(1, 6000, 6000) with { SentPages = 6000, Bytes = (ulong)(6000 * PageBytes) };
+        // Half of it in half of the time: the link is as fast, and the rest was on its way.
+        PassFacts half = whole with { Bytes = whole.Bytes / 2, SentBytes = whole.Bytes, Duration = whole.Duration / 2 };
+        Assert.Equal(After(whole).PageCount, After(half).PageCount);
+        Assert.Equal(1.0, After(half).Pages / After(whole).Pages, 0.1);
+    }
+
+    [Fact]
     public void The_first_guess_of_stop_and_start_grows_with_the_parts_of_devices()
     {
         DowntimePrediction Predict(int parts) => new ConvergencePolicy(new ConvergenceOptions(), Memory)

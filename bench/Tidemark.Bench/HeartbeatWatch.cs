@@ -9,8 +9,7 @@ namespace Tidemark.Bench;
 /// </summary>
 /// <remarks>
 /// The files are looked at four thousand times a second; a look that comes late makes a gap longer, never shorter. So
-/// that it does not come late, the thread runs before every ordinary one where that is permitted; it takes about a
-/// hundredth of a processor.
+/// that it does not come late, the thread runs before every ordinary one where that is permitted.
 /// </remarks>
 internal sealed class HeartbeatWatch : IDisposable
 {

@@ -2,10 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
-using Tidemark.Kernel.Linux;
 using Tidemark.Machine;
-using Tidemark.Machine.Description;
-using Tidemark.Memory;
 
 namespace Tidemark.Bench;
 
@@ -21,8 +18,6 @@ namespace Tidemark.Bench;
 /// </remarks>
 internal static class LoopbackRun
 {
-    internal const int ChunkPages = 256;
-
     /// <param name="touched">Whether the receiver's memory was touched before.</param>
     internal static Transfer Measure(
         ulong memoryBytes, int channels, bool unix = false, bool touched = true, LoopbackWork work = LoopbackWork.Nothing)
@@ -47,8 +42,8 @@ internal static class LoopbackRun
     /// <summary>The sending child.</summary>
     internal static int Send(ulong memoryBytes, int channels, string address, LoopbackWork work)
     {
-        using GuestMemoryFile file = CreateMemory(memoryBytes, touched: true);
-        ulong[] chunks = FindChunks(file.Memory);
+        using GuestMemoryFile file = ProbeMemory.Create(memoryBytes, touched: true);
+        ulong[] chunks = ProbeMemory.FindChunks(file.Memory);
         var lanes = new LoopbackLane[channels];
         for (int channel = 0; channel < channels; channel++)
         {
@@ -60,17 +55,17 @@ internal static class LoopbackRun
 
         Console.WriteLine("ready");
         Console.In.ReadLine();
-        double cpuBefore = CpuSeconds();
+        double cpuBefore = ProbeMemory.CpuSeconds();
         long start = Stopwatch.GetTimestamp();
-        RunOnEach(channels, channel =>
+        ProbeMemory.RunOnEach(channels, channel =>
         {
             for (int index = channel; index < chunks.Length; index += channels)
-                lanes[channel].Send(file.Memory.PagesSpan(chunks[index], ChunkPages));
+                lanes[channel].Send(file.Memory.PagesSpan(chunks[index], ProbeMemory.ChunkPages));
             // The time ends when the last byte has arrived, not when it was handed over.
             lanes[channel].TakeEnd();
         });
         double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
-        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"sent {seconds} {CpuSeconds() - cpuBefore}"));
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"sent {seconds} {ProbeMemory.CpuSeconds() - cpuBefore}"));
         Array.ForEach(lanes, lane => lane.Dispose());
         return 0;
     }
@@ -78,8 +73,8 @@ internal static class LoopbackRun
     /// <summary>The receiving child.</summary>
     internal static int Receive(ulong memoryBytes, int channels, bool unix, bool touched, LoopbackWork work)
     {
-        using GuestMemoryFile file = CreateMemory(memoryBytes, touched);
-        ulong[] chunks = FindChunks(file.Memory);
+        using GuestMemoryFile file = ProbeMemory.Create(memoryBytes, touched);
+        ulong[] chunks = ProbeMemory.FindChunks(file.Memory);
         string path = Path.Combine(Path.GetTempPath(), $"tidemark-loopback-{Environment.ProcessId}");
         EndPoint end = unix ? new UnixDomainSocketEndPoint(path) : new IPEndPoint(IPAddress.Loopback, 0);
         using Socket listener = Open(end);
@@ -89,15 +84,15 @@ internal static class LoopbackRun
         var lanes = new LoopbackLane[channels];
         for (int channel = 0; channel < channels; channel++)
             lanes[channel] = LoopbackLane.OfReceiver(listener.Accept(), work);
-        double cpuBefore = CpuSeconds();
-        RunOnEach(channels, channel =>
+        double cpuBefore = ProbeMemory.CpuSeconds();
+        ProbeMemory.RunOnEach(channels, channel =>
         {
             for (int index = channel; index < chunks.Length; index += channels)
-                lanes[channel].Receive(file.Memory.PagesSpan(chunks[index], ChunkPages));
+                lanes[channel].Receive(file.Memory.PagesSpan(chunks[index], ProbeMemory.ChunkPages));
             lanes[channel].TellEnd();
         });
         File.Delete(path);
-        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"received {CpuSeconds() - cpuBefore}"));
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"received {ProbeMemory.CpuSeconds() - cpuBefore}"));
         Array.ForEach(lanes, lane => lane.Dispose());
         return 0;
     }
@@ -110,27 +105,6 @@ internal static class LoopbackRun
     private static Socket Open(EndPoint end) => end is IPEndPoint
         ? new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp) { NoDelay = true }
         : new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-
-    internal static GuestMemoryFile CreateMemory(ulong memoryBytes, bool touched)
-    {
-        var machine = new MachineDescription { Name = "loopback", MemoryBytes = memoryBytes };
-        return GuestMemoryFile.Create(new LinuxKernel(), MemoryLayout.Plan(machine), touched);
-    }
-
-    internal static ulong[] FindChunks(GuestMemory memory) =>
-    [
-        .. memory.Slots.SelectMany(slot => Enumerable.Range(0, (int)(slot.PageCount / ChunkPages))
-            .Select(chunk => slot.FirstPage + ((ulong)chunk * ChunkPages))),
-    ];
-
-    internal static void RunOnEach(int channels, Action<int> body)
-    {
-        Thread[] threads = [.. Enumerable.Range(0, channels).Select(channel => new Thread(() => body(channel)))];
-        Array.ForEach(threads, thread => thread.Start());
-        Array.ForEach(threads, thread => thread.Join());
-    }
-
-    internal static double CpuSeconds() => Environment.CpuUsage.TotalTime.TotalSeconds;
 
     private static double Parse(string text) => double.Parse(text, CultureInfo.InvariantCulture);
 }

@@ -14,23 +14,23 @@ internal static unsafe class ReadBandwidth
     internal static Transfer OfZeros(ulong memoryBytes, int threads)
     {
         FreeMemory.Warm(memoryBytes);
-        using GuestMemoryFile file = LoopbackRun.CreateMemory(memoryBytes, touched: true);
-        ulong[] chunks = LoopbackRun.FindChunks(file.Memory);
+        using GuestMemoryFile file = ProbeMemory.Create(memoryBytes, touched: true);
+        ulong[] chunks = ProbeMemory.FindChunks(file.Memory);
         var sums = new ulong[threads];
-        double cpuBefore = LoopbackRun.CpuSeconds();
+        double cpuBefore = ProbeMemory.CpuSeconds();
         long start = Stopwatch.GetTimestamp();
-        LoopbackRun.RunOnEach(threads, thread =>
+        ProbeMemory.RunOnEach(threads, thread =>
         {
             for (int index = thread; index < chunks.Length; index += threads)
             {
-                Span<byte> chunk = file.Memory.PagesSpan(chunks[index], LoopbackRun.ChunkPages);
+                Span<byte> chunk = file.Memory.PagesSpan(chunks[index], ProbeMemory.ChunkPages);
                 fixed (byte* bytes = chunk)
                     sums[thread] |= Sweep(bytes, (ulong)chunk.Length);
             }
         });
         double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
         return sums.All(sum => sum == 0)
-            ? new Transfer(memoryBytes, seconds, LoopbackRun.CpuSeconds() - cpuBefore, "")
+            ? new Transfer(memoryBytes, seconds, ProbeMemory.CpuSeconds() - cpuBefore, "")
             : throw new InvalidOperationException("New memory is not zero.");
     }
 

@@ -29,7 +29,7 @@ internal sealed class ControlLink : IDisposable
 {
     // LIMIT: bounds what a fast peer can make us hold (a frame is at most about 1 MiB).
     private const int QueueLength = 8;
-    private static readonly TimeSpan WakeInterval = TimeSpan.FromMilliseconds(50);
+    internal static readonly TimeSpan WakeInterval = TimeSpan.FromMilliseconds(50);
 
     private readonly object _gate = new();
     private readonly IConnection _connection;
@@ -86,6 +86,23 @@ internal sealed class ControlLink : IDisposable
             if (_fault is not null)
                 throw new LinkFailedException(_fault);
         }
+    }
+
+    /// <summary>For a look now and then at something that the peer says it has sent.</summary>
+    /// <param name="since">Timestamp at which the wait began.</param>
+    /// <param name="missing">What has not come yet; null: all has, and only this side keeps it waiting.</param>
+    /// <exception cref="OperationCanceledException">Cancelled.</exception>
+    /// <exception cref="LinkFailedException">The migration has failed, here, on the wire, or at the peer.</exception>
+    /// <exception cref="IOException">It did not come within <see cref="Patience"/>, although the peer lives.</exception>
+    public void CheckWait(long since, string? missing, CancellationToken cancel)
+    {
+        cancel.ThrowIfCancellationRequested();
+        ThrowIfFaulted();
+        if (missing is null || _time.GetElapsedTime(since) <= Patience)
+            return;
+        throw new IOException(
+            $"The peer {Peer} lives and says that it has sent all, but {missing} did not arrive within {Words.Of(Patience)}. "
+                + "Look for what lets the control connection through and holds another one, such as a firewall or one path of several.");
     }
 
     /// <summary>The next frame that is not a ping.</summary>

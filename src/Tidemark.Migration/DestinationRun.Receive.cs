@@ -6,8 +6,6 @@ namespace Tidemark.Migration;
 
 internal sealed partial class DestinationRun
 {
-    private static readonly TimeSpan s_wakeInterval = TimeSpan.FromMilliseconds(50);
-
     /// <summary>Takes frames until Commit has arrived.</summary>
     private void Receive()
     {
@@ -83,16 +81,8 @@ internal sealed partial class DestinationRun
     private void AwaitPasses()
     {
         long start = _time.GetTimestamp();
-        while (!_fence!.AwaitEnd((uint)_passes, s_wakeInterval))
-        {
-            _cancel.ThrowIfCancellationRequested();
-            Link.ThrowIfFaulted();
-            if (_time.GetElapsedTime(start) > Link.Patience)
-            {
-                throw new IOException(
-                    $"The peer {Link.Peer} lives and says that it has sent all, but not all of it arrived within {Words.Of(Link.Patience)}.");
-            }
-        }
+        while (!_fence!.AwaitEnd((uint)_passes, ControlLink.WakeInterval))
+            Link.CheckWait(start, "a part of the last pass", _cancel);
     }
 
     private void SendHashes(PayloadReader reader)

@@ -133,7 +133,7 @@ internal sealed partial class SourceRun
             StateUnknown = unknown,
             HotPages = _hot.Count,
             HotAgain = _hot.Again,
-            QuickestHarvest = pass.Harvests.Count > 0 ? pass.Harvests.Min() : null,
+            QuickestHarvest = pass.Harvests.Min(),
             Costs = new FixedCosts
             {
                 RoundTrip = MeasureRoundTrip(),

@@ -28,7 +28,7 @@ public sealed partial class UsageTests
     [InlineData("--bandwidth-limit is \"1KiB\"", "migrate", "quiet", "unix:s", "--bandwidth-limit", "1KiB")]
     [InlineData("--days is \"0\"", "certificates", "pki", "--host", "hosta", "--days", "0")]
     [InlineData("is not an address", "migrate", "quiet", "nowhere")]
-    [InlineData("tidemark snapshot save", "migrate", "quiet", "file:/tmp/quiet")]
+    [InlineData("tidemark snapshot save", "migrate", "quiet", "file:a.tms")]
     [InlineData("add --kernel soft", "conform", "--profile", "vtd")]
     [InlineData("--direct is \"maybe\"", "snapshot", "save", "quiet", "a.tms", "--direct", "maybe")]
     [InlineData("Try `tidemark snapshot info --help`", "snapshot", "info")]

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Tidemark.Migration.Stream;
 
 namespace Tidemark.Migration.Tests;
 
@@ -156,18 +157,50 @@ public sealed class FailureTests
     public void What_the_last_word_overtook_is_waited_for()
     {
         using var world = new World();
+        world.Options = world.Options with { Channels = ChannelWithoutParts };
+        bool answered = false;
         FakePipe? held = null;
-        using var release = new Timer(_ => held!.Release());
-        world.OnSourceEvent = happened =>
+        world.OnSourceEvent = happened => held ??= HoldFromSwitchover(world, happened, toDestination: true, (pipe, sees) =>
         {
-            held ??= HoldFromSwitchover(world, happened);
-            if (happened is MigrationEvent.PhaseBegan { Phase: MigrationPhase.Switchover })
-                release.Change(300, Timeout.Infinite);
-        };
+            // Long enough for an answer that does not wait; a slow host makes this test see less, and never fail.
+            answered = sees(TimeSpan.FromMilliseconds(300));
+            pipe.Release();
+        });
         MigrationOutcome outcome = world.Run();
         Assert.NotNull(held);
         Assert.True(outcome.Result == MigrationResult.Completed, outcome.Cause);
+        Assert.False(Volatile.Read(ref answered), "StateLoaded came before all pages");
         world.CheckRunners(outcome);
+    }
+
+    [Fact]
+    public void The_destination_answers_the_last_word_before_its_acknowledgements_are_there()
+    {
+        using var world = new World();
+        bool answered = false;
+        FakePipe? held = null;
+        world.OnSourceEvent = happened => held ??= HoldFromSwitchover(world, happened, toDestination: false, (pipe, sees) =>
+        {
+            answered = sees(world.Options.IdleTimeout / 2);
+            pipe.Release();
+        });
+        MigrationOutcome outcome = world.Run();
+        Assert.True(outcome.Result == MigrationResult.Completed, outcome.Cause);
+        Assert.True(Volatile.Read(ref answered), "StateLoaded waited for the acknowledgements");
+        world.CheckRunners(outcome);
+    }
+
+    [Fact]
+    public void A_part_whose_end_never_comes_is_named_although_the_peer_lives()
+    {
+        var time = new HastyTime(200);
+        using FakeConnection connection = new("fake:source", Pipe(), Pipe());
+        using var link = new ControlLink(connection, TimeSpan.FromSeconds(10), time);
+        using var parts = new DestinationParts([new FakePart("nvme0", 0, 10, [])], link, time);
+        IOException failure = Assert.Throws<IOException>(() => parts.AwaitLoaded(CancellationToken.None));
+        Assert.Contains("the end of the state of nvme0 did not arrive", failure.Message, StringComparison.Ordinal);
+
+        FakePipe Pipe() => new(new WireFault(), () => { });
     }
 
     [Fact]
@@ -177,12 +210,13 @@ public sealed class FailureTests
         // The destination waits 30 times its idle timeout, 300 s, and has a clock that runs 200 times as fast; the source would
         // give up an acknowledgement after 10 s.
         world.DestinationTime = new HastyTime(200);
+        world.Options = world.Options with { Channels = ChannelWithoutParts };
         FakePipe? held = null;
-        world.OnSourceEvent = happened => held ??= HoldFromSwitchover(world, happened);
+        world.OnSourceEvent = happened => held ??= HoldFromSwitchover(world, happened, toDestination: true, (_, _) => { });
         MigrationOutcome outcome = world.Run();
         Assert.NotNull(held);
         Assert.Equal((MigrationResult.Failed, MigrationPhase.Switchover), (outcome.Result, outcome.Phase));
-        Assert.Contains("has sent all", outcome.Cause, StringComparison.Ordinal);
+        Assert.Contains("has sent all, but a part of the last pass did not arrive", outcome.Cause, StringComparison.Ordinal);
         world.CheckRunners(outcome);
     }
 
@@ -191,14 +225,28 @@ public sealed class FailureTests
         public override long GetTimestamp() => base.GetTimestamp() * times;
     }
 
-    /// <summary>From the switchover on, what goes out on the channel stays on its way.</summary>
-    private static FakePipe? HoldFromSwitchover(World world, MigrationEvent happened)
+    /// <summary>The machine has two parts, so the third channel carries nothing but pages.</summary>
+    private const int ChannelWithoutParts = 3;
+
+    /// <summary>From the switchover on, what goes one way on the last channel stays on its way.</summary>
+    /// <param name="meanwhile">
+    /// On a thread of its own, with what is held, and whether the destination answers on control within a time.
+    /// </param>
+    private static FakePipe? HoldFromSwitchover(
+        World world, MigrationEvent happened, bool toDestination, Action<FakePipe, Func<TimeSpan, bool>> meanwhile)
     {
         if (happened is not MigrationEvent.PhaseBegan { Phase: MigrationPhase.Switchover })
             return null;
-        FakePipe channel = world.Network.Made.Single(made => made.Connection == 1).Source.Outgoing;
-        channel.Hold();
-        return channel;
+        (_, FakeConnection source, FakeConnection destination) =
+            world.Network.Made.Single(made => made.Connection == world.Options.Channels);
+        FakePipe held = (toDestination ? source : destination).Outgoing;
+        held.Hold();
+        FakePipe control = world.Network.Made.Single(made => made.Connection == 0).Destination.Outgoing;
+        long before = control.Written;
+        // Pings are headers and nothing else; StateLoaded is not.
+        new Thread(() => meanwhile(
+            held, limit => SpinWait.SpinUntil(() => (control.Written - before) % FrameHeader.Size != 0, limit))).Start();
+        return held;
     }
 
     [Fact]

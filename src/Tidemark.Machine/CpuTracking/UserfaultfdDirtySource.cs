@@ -1,5 +1,4 @@
 using System.Buffers.Binary;
-using System.Collections.Concurrent;
 using Tidemark.Abi;
 using Tidemark.Kernel;
 using Tidemark.Memory;
@@ -46,16 +45,18 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
     private readonly KernelFd _userfaultfd;
     private readonly KernelFd _pagemap;
 
-    /// <summary>Room for what one call reports, for as many as ever were made at the same time.</summary>
-    private readonly ConcurrentBag<Mapping> _regions;
+    /// <summary>
+    /// Room for what one call reports, for as many calls as are made at the same time: made before tracking is on, because a
+    /// host without memory for one more must not fail the harvest in a machine's pause. Under its own lock.
+    /// </summary>
+    private readonly Stack<Mapping> _regions = new();
     private int _registeredSlots;
 
-    private UserfaultfdDirtySource(GuestMemory memory, KernelFd userfaultfd, KernelFd pagemap, Mapping regions)
+    private UserfaultfdDirtySource(GuestMemory memory, KernelFd userfaultfd, KernelFd pagemap)
     {
         _memory = memory;
         _userfaultfd = userfaultfd;
         _pagemap = pagemap;
-        _regions = [regions];
     }
 
     public string Name => "cpu (userfaultfd)";
@@ -63,6 +64,8 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
     public DirtySourceKind Kind => DirtySourceKind.Cpu;
 
     private IKernel Kernel => _userfaultfd.Kernel;
+
+    private static int Workers => Math.Min(Environment.ProcessorCount, MaximumWorkers);
 
     /// <summary>
     /// Makes the source if the kernel can do all that it needs, which is tried out on the first page of guest memory.
@@ -87,7 +90,9 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
         UserfaultfdDirtySource? source = null;
         try
         {
-            source = new UserfaultfdDirtySource(memory, userfaultfd, pagemap, CreateRegions(kernel));
+            source = new UserfaultfdDirtySource(memory, userfaultfd, pagemap);
+            for (int worker = 0; worker < Workers; worker++)
+                source._regions.Push(CreateRegions(kernel));
             source.TryOut();
             reason = "";
             return source;
@@ -219,7 +224,7 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
     private static void InParallel(int parts, Action<int> work)
     {
         KernelException? first = null;
-        var options = new ParallelOptions { MaxDegreeOfParallelism = Math.Min(Environment.ProcessorCount, MaximumWorkers) };
+        var options = new ParallelOptions { MaxDegreeOfParallelism = Workers };
         Parallel.For(0, parts, options, (part, loop) =>
         {
             try
@@ -304,15 +309,17 @@ public sealed class UserfaultfdDirtySource : IDirtySource, IDisposable
 
     private void Scan(ulong address, ulong byteLength, ulong firstPage, PageBitmap pages)
     {
-        if (!_regions.TryTake(out Mapping? regions))
-            regions = CreateRegions(Kernel);
+        Mapping regions;
+        lock (_regions)
+            regions = _regions.Pop();
         try
         {
             Scan(address, byteLength, firstPage, pages, regions);
         }
         finally
         {
-            _regions.Add(regions);
+            lock (_regions)
+                _regions.Push(regions);
         }
     }
 

@@ -100,16 +100,10 @@ internal sealed class DestinationParts : IDisposable
         {
             while (_loaded < _parts.Length)
             {
-                cancel.ThrowIfCancellationRequested();
-                _link.ThrowIfFaulted();
                 // A device that has all its state loads as long as it takes.
-                if (_time.GetElapsedTime(start) > _link.Patience && Array.FindIndex(_parts, part => !part.MayLoad.IsSet) is >= 0 and var index)
-                {
-                    throw new IOException(
-                        $"The peer {_link.Peer} lives and says that it has sent all, but the state of {_machineParts[index].Name} did not end within {Words.Of(_link.Patience)}.");
-                }
-
-                Monitor.Wait(_gate, TimeSpan.FromMilliseconds(50));
+                int index = Array.FindIndex(_parts, part => !part.MayLoad.IsSet);
+                _link.CheckWait(start, index < 0 ? null : $"the end of the state of {_machineParts[index].Name}", cancel);
+                Monitor.Wait(_gate, ControlLink.WakeInterval);
             }
         }
     }

@@ -161,8 +161,8 @@ internal sealed class ConvergencePolicy
         TimeSpan promised = facts.Costs.StopOrDefault + facts.HarvestTime + start + slack + overhead
             + Seconds(high * _cost.Seconds(low) + state / low);
         return new(
-            facts.Costs.StopOrDefault, _harvests.LeastOr(facts.HarvestTime), overhead + Seconds(total * _cost.Seconds(_bandwidth.Mean)),
-            Seconds(state / _bandwidth.Mean),
+            facts.Costs.StopOrDefault, _harvests.LeastOr(facts.HarvestTime), Seconds(state / _bandwidth.Mean),
+            overhead + Seconds(total * _cost.Seconds(_bandwidth.Mean)),
             facts.Costs.StartOrDefault + facts.Costs.LeastRoundTripOrDefault, promised)
         {
             PageCount = (ulong)total,

@@ -90,6 +90,42 @@ public sealed class HandoverTests : IDisposable
         MachineRig.AssertGoodData(machine);
     }
 
+    [Fact]
+    public void A_device_that_was_just_resumed_reads_on_after_it_was_kept_idle()
+    {
+        // A migration that ends here resumes the machine and changes the page tables right after it.
+        GuestMachine machine = _rig.AssembleRunning(DescribeAssisted(1));
+        NvmeWorkload workload = machine.Devices[0].Workload;
+        IHandoverDriver driver = machine.Devices[0].Assigned.Assisted!.Driver;
+        for (int round = 0; round < 30; round++)
+        {
+            machine.StopWorkload();
+            ulong before = workload.Counters.Reads;
+            machine.ResumeWorkload();
+            driver.TryStandStill(TimeSpan.FromSeconds(20))!.Dispose();
+            MachineRig.Await(() => workload.Counters.Reads > before, () => "reads");
+        }
+    }
+
+    [Fact]
+    public void A_guest_that_reboots_waits_until_a_device_need_not_be_idle_any_more()
+    {
+        GuestMachine machine = _rig.AssembleRunning(DescribeAssisted(1));
+        NvmeWorkload workload = machine.Devices[0].Workload;
+        IHandoverDriver driver = machine.Devices[0].Assigned.Assisted!.Driver;
+        IDisposable? rest = driver.TryStandStill(TimeSpan.FromSeconds(20));
+        Assert.NotNull(rest);
+        ulong before = workload.Counters.Reads;
+        var reset = new Thread(() => machine.Reset(CancellationToken.None));
+        reset.Start();
+        Assert.False(reset.Join(TimeSpan.FromMilliseconds(200)));
+        Assert.Equal(before, workload.Counters.Reads);
+        rest.Dispose();
+        Assert.True(reset.Join(TimeSpan.FromSeconds(20)));
+        MachineRig.Await(() => workload.Counters.Reads > before, () => "reads");
+        MachineRig.AssertGoodData(machine);
+    }
+
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
@@ -122,7 +158,7 @@ public sealed class HandoverTests : IDisposable
         });
         thread.Start();
         busy.Wait();
-        Assert.False(thread.TryPause(TimeSpan.FromMilliseconds(50)));
+        Assert.Null(thread.TryRest(TimeSpan.FromMilliseconds(50)));
         gate.Set();
         Thread.Sleep(20);
         Assert.True(thread.IsRunning);

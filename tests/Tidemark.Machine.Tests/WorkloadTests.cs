@@ -167,6 +167,57 @@ public sealed class WorkloadTests : IDisposable
     }
 
     [Fact]
+    public void A_rest_right_after_it_was_resumed_leaves_a_thread_running()
+    {
+        int steps = 0;
+        using var thread = new PausableThread("test", () =>
+        {
+            Volatile.Write(ref steps, steps + 1);
+            return TimeSpan.Zero;
+        });
+        thread.Start();
+        for (int round = 0; round < 200; round++)
+        {
+            thread.Pause();
+            int before = Volatile.Read(ref steps);
+            thread.Resume();
+            // It has hardly had a processor since.
+            using (IDisposable? rest = thread.TryRest(TimeSpan.FromSeconds(20)))
+                Assert.NotNull(rest);
+            MachineRig.Await(() => Volatile.Read(ref steps) > before, () => "a step");
+        }
+    }
+
+    [Fact]
+    public void A_thread_stands_still_until_neither_its_owner_nor_a_rest_wants_it_to()
+    {
+        int steps = 0;
+        using var thread = new PausableThread("test", () =>
+        {
+            Volatile.Write(ref steps, steps + 1);
+            return TimeSpan.Zero;
+        });
+        thread.Start();
+        IDisposable? rest = thread.TryRest(TimeSpan.FromSeconds(20));
+        Assert.NotNull(rest);
+        int before = Volatile.Read(ref steps);
+        thread.Pause();
+        thread.Resume();
+        thread.Pause();
+        rest.Dispose();
+        rest.Dispose();
+        Thread.Sleep(20);
+        Assert.Equal(before, Volatile.Read(ref steps));
+        Assert.False(thread.IsRunning);
+        rest = thread.TryRest(TimeSpan.FromSeconds(20));
+        thread.Resume();
+        Thread.Sleep(20);
+        Assert.Equal(before, Volatile.Read(ref steps));
+        rest!.Dispose();
+        MachineRig.Await(() => Volatile.Read(ref steps) > before, () => "a step");
+    }
+
+    [Fact]
     public void A_pause_does_not_wait_for_the_time_between_steps()
     {
         using var stepped = new ManualResetEventSlim();

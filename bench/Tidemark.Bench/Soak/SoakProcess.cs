@@ -1,4 +1,6 @@
 using System.Diagnostics;
+using System.Globalization;
+using System.Text;
 using System.Text.Json.Nodes;
 
 namespace Tidemark.Bench.Soak;
@@ -114,6 +116,28 @@ internal sealed class SoakProcess : IDisposable
     {
         using Process kill = Process.Start("kill", ["-TERM", $"{Id}"]);
         kill.WaitForExit(10_000);
+    }
+
+    /// <summary>A line for each thread: what it is called, and what it waits for in the kernel.</summary>
+    internal string DescribeThreads()
+    {
+        var lines = new StringBuilder();
+        try
+        {
+            foreach (string thread in Directory.EnumerateDirectories($"/proc/{Id}/task"))
+            {
+                string Read(string name) => File.ReadAllText(Path.Combine(thread, name)).Trim();
+                lines.AppendLine(CultureInfo.InvariantCulture,
+                    $"  thread {Path.GetFileName(thread)} {Read("comm")}: {Read("wchan")}, system call {Read("syscall")}");
+            }
+        }
+        catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
+        {
+            // A thread that ends is not what stands still.
+            lines.AppendLine(CultureInfo.InvariantCulture, $"  threads: {failure.Message}");
+        }
+
+        return lines.ToString().TrimEnd();
     }
 
     public void Dispose()

@@ -384,7 +384,17 @@ internal sealed class SoakRound(SoakScene scene, SoakPlan plan, SoakProcess sour
         JsonObject? first = null;
         SoakScene.Await("it runs", process, () => (string?)(first = scene.Status(process))?["state"] == "running");
         JsonObject? now = null;
-        SoakScene.Await("all of it works", process, () => (now = scene.Status(process)) is not null && IsAhead(first!, now));
+        try
+        {
+            SoakScene.Await("all of it works", process, () => (now = scene.Status(process)) is not null && IsAhead(first!, now));
+        }
+        catch (SoakViolationException violation)
+        {
+            // What stands still is in these, and not to be had once the processes have ended.
+            throw new SoakViolationException(
+                $"{violation.Message}\n  first: {first!.ToJsonString()}\n  last: {now?.ToJsonString() ?? "no answer"}\n{process.DescribeThreads()}");
+        }
+
         ulong errors = now!["stalePages"]!.GetValue<ulong>();
         string? cause = errors > 0 ? $"{errors} pages older than they were written" : (string?)now["failure"];
         foreach (JsonNode? device in now["devices"]!.AsArray())

@@ -45,7 +45,8 @@ public interface IHandoverDriver
     /// <summary>
     /// Keeps the device idle for a moment while it goes on being used: nothing is in flight and nothing is submitted until
     /// the result is disposed. For a change under it that it may notice, as of its page table: Linux's VT-d driver (7.3)
-    /// refuses DMA that comes in the middle of it. Any thread; also while the owner stands still.
+    /// refuses DMA that comes in the middle of it. Any thread, which is also the one that disposes the result; also while the
+    /// owner stands still.
     /// </summary>
     /// <param name="limit">How long it may take in all.</param>
     /// <returns>Null when it could not be had in time. The default: a driver that can not.</returns>

@@ -1,7 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
 using Tidemark.Machine.Handover;
-using Tidemark.Machine.Workload;
 using Tidemark.Memory;
 
 namespace Tidemark.Machine.Nvme;
@@ -76,23 +75,30 @@ public sealed partial class NvmeWorkload : IHandoverDriver
     /// <inheritdoc/>
     IDisposable? IHandoverDriver.TryStandStill(TimeSpan limit)
     {
-        bool stoodStill = !_thread.IsRunning;
-        if (!_thread.TryPause(limit))
+        if (!Monitor.TryEnter(_driverGate, limit))
             return null;
-        var rest = new Rest(stoodStill ? null : _thread);
+        var rest = new Rest(this, _thread.TryRest(limit));
         try
         {
-            ((IHandoverDriver)this).Quiesce(limit);
-            return rest;
+            if (rest.IsHad)
+            {
+                ((IHandoverDriver)this).Quiesce(limit);
+                return rest;
+            }
         }
-        catch (Exception failure)
+        catch (TimeoutException)
         {
-            // What is in flight stays so, and the thread goes on to wait for it, or to meet what went wrong itself.
+            // What is in flight stays so, and the thread goes on to wait for it.
+        }
+        catch
+        {
+            // The thread goes on and meets what went wrong itself.
             rest.Dispose();
-            if (failure is TimeoutException)
-                return null;
             throw;
         }
+
+        rest.Dispose();
+        return null;
     }
 
     /// <inheritdoc/>
@@ -170,10 +176,21 @@ public sealed partial class NvmeWorkload : IHandoverDriver
             throw new NvmeException($"The controller of {_options.Name} shows another disk than when it was prepared: {_driver.Identity} instead of {prepared}.");
     }
 
-    /// <param name="thread">Null: it stood still before, and stays so.</param>
-    private sealed class Rest(PausableThread? thread) : IDisposable
+    /// <summary>The thread stands still and the driver is nobody else's, until it is disposed by the thread that has it.</summary>
+    private sealed class Rest(NvmeWorkload workload, IDisposable? rest) : IDisposable
     {
-        public void Dispose() => thread?.Resume();
+        private bool _ended;
+
+        public bool IsHad => rest is not null;
+
+        public void Dispose()
+        {
+            if (_ended)
+                return;
+            _ended = true;
+            rest?.Dispose();
+            Monitor.Exit(workload._driverGate);
+        }
     }
 
     private KeyValuePair<string, string>[] Describe(NvmeDiskIdentity identity)

@@ -22,6 +22,9 @@ public sealed partial class NvmeWorkload : IDisposable
     private static readonly TimeSpan s_waitSlice = TimeSpan.FromMilliseconds(50);
 
     private readonly object _gate = new();
+
+    /// <summary>Who uses the driver while the thread stands still and its owner is not the only one who may.</summary>
+    private readonly object _driverGate = new();
     private readonly NvmeDriver _driver;
     private readonly GuestMemory _memory;
     private readonly IExpectedContent? _expected;
@@ -105,19 +108,23 @@ public sealed partial class NvmeWorkload : IDisposable
     public void Reset()
     {
         Invariant.Require(!_thread.IsRunning, $"The reader of {_options.Name} is to be reset while it runs.");
-        _driver.Shutdown();
-        foreach (Operation operation in _operations)
+        // The way out: a rest is the change of a page table.
+        lock (_driverGate)
         {
-            if (operation.Kind != OperationKind.None)
-                _options.Dma?.Unmap(operation.Bus);
-        }
+            _driver.Shutdown();
+            foreach (Operation operation in _operations)
+            {
+                if (operation.Kind != OperationKind.None)
+                    _options.Dma?.Unmap(operation.Bus);
+            }
 
-        Array.Clear(_operations);
-        // What a write in flight left on the disk is not known.
-        if (_generations is not null)
-            Array.Clear(_generations);
-        _readBackUnit = ulong.MaxValue;
-        SetUp();
+            Array.Clear(_operations);
+            // What a write in flight left on the disk is not known.
+            if (_generations is not null)
+                Array.Clear(_generations);
+            _readBackUnit = ulong.MaxValue;
+            SetUp();
+        }
     }
 
     /// <summary>Goes on after <see cref="Pause"/>. Idempotent.</summary>

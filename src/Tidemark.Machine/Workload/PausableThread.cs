@@ -6,8 +6,10 @@ namespace Tidemark.Machine.Workload;
 /// A thread that does small steps and can be made to stand still between two of them.
 /// <code>
 /// Idle --Start--> Running --Pause--> Paused --Resume--> Running      any --Dispose--> ended
+///                    |--TryRest--> resting --Dispose of the rest--> Running, or Paused if somebody paused it meanwhile
 /// </code>
-/// When <see cref="Pause"/> returns, no step is in progress and none begins.
+/// When <see cref="Pause"/> or <see cref="TryRest"/> returns, no step is in progress and none begins. It steps only while
+/// neither its owner nor anybody's rest wants it to stand still.
 /// </summary>
 public sealed class PausableThread : IDisposable
 {
@@ -21,6 +23,9 @@ public sealed class PausableThread : IDisposable
     private readonly string _name;
     private Thread? _thread;
     private bool _pauseWanted;
+    private int _rests;
+
+    /// <summary>It waits, or has not noticed yet that it need not any more.</summary>
     private bool _paused;
     private bool _ending;
 
@@ -44,10 +49,14 @@ public sealed class PausableThread : IDisposable
     }
 
     /// <summary>For a step that is long: somebody waits for its end.</summary>
-    public bool IsPauseWanted => Volatile.Read(ref _pauseWanted) || Volatile.Read(ref _ending);
+    public bool IsPauseWanted => IsStandstillWanted || Volatile.Read(ref _ending);
 
-    /// <summary>Whether a step is in progress or may begin; under the lock.</summary>
-    private bool Steps => _thread is not null && !_paused && !_ending && Failure is null;
+    private bool IsStandstillWanted => Volatile.Read(ref _pauseWanted) || Volatile.Read(ref _rests) > 0;
+
+    /// <summary>
+    /// Whether a step is in progress or may begin; under the lock. One that was resumed and has not got a processor yet may.
+    /// </summary>
+    private bool Steps => _thread is not null && !(_paused && IsStandstillWanted) && !_ending && Failure is null;
 
     public void Start()
     {
@@ -64,30 +73,34 @@ public sealed class PausableThread : IDisposable
     /// <exception cref="TimeoutException">A step does not come to its end; the thread may still be running.</exception>
     public void Pause()
     {
+        lock (_gate)
+            _pauseWanted = true;
         if (!ComesToRest(s_pauseLimit))
             throw new TimeoutException($"The thread {_name} did not pause within {s_pauseLimit.TotalSeconds} s.");
     }
 
-    /// <summary>As <see cref="Pause"/>; false when a step takes longer than the limit: the thread then goes on as
-    /// before.</summary>
-    public bool TryPause(TimeSpan limit)
+    /// <summary>
+    /// As <see cref="Pause"/>, for a moment and for whoever does not know who else wants it to stand still.
+    /// </summary>
+    /// <returns>Ends the rest when disposed, once. Null when a step takes longer than the limit: the thread then goes on as
+    /// before.</returns>
+    public IDisposable? TryRest(TimeSpan limit)
     {
-        bool wasWanted;
         lock (_gate)
-            wasWanted = _pauseWanted;
+            _rests++;
+        var rest = new Rest(this);
         if (ComesToRest(limit))
-            return true;
-        if (!wasWanted)
-            Resume();
-        return false;
+            return rest;
+        rest.Dispose();
+        return null;
     }
 
+    /// <summary>Waits for what somebody wants already.</summary>
     private bool ComesToRest(TimeSpan limit)
     {
         long start = Stopwatch.GetTimestamp();
         lock (_gate)
         {
-            _pauseWanted = true;
             Monitor.PulseAll(_gate);
             // What wake needs may be gone when the thread is.
             if (Steps)
@@ -155,8 +168,8 @@ public sealed class PausableThread : IDisposable
         bool stoodStill;
         lock (_gate)
         {
-            // The way out: Resume or Dispose, both of this object's owner.
-            while (_pauseWanted && !_ending)
+            // The way out: Resume or Dispose, both of this object's owner, and the end of a rest, which is a moment.
+            while (IsStandstillWanted && !_ending)
             {
                 if (!_paused)
                 {
@@ -182,8 +195,30 @@ public sealed class PausableThread : IDisposable
     {
         lock (_gate)
         {
-            if (!_pauseWanted && !_ending)
+            if (!IsPauseWanted)
                 Monitor.Wait(_gate, wait);
+        }
+    }
+
+    private void EndRest()
+    {
+        lock (_gate)
+        {
+            _rests--;
+            Monitor.PulseAll(_gate);
+        }
+    }
+
+    private sealed class Rest(PausableThread thread) : IDisposable
+    {
+        private bool _ended;
+
+        public void Dispose()
+        {
+            if (_ended)
+                return;
+            _ended = true;
+            thread.EndRest();
         }
     }
 }

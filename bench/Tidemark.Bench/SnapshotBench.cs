@@ -4,7 +4,10 @@ using Tidemark.Machine.Description;
 
 namespace Tidemark.Bench;
 
-/// <summary>A machine saved to a file and run from it again, by us and by QEMU (mapped-ram), in turns.</summary>
+/// <summary>
+/// A machine saved to a file and run from it again, by us and by QEMU (mapped-ram), in turns, and the disk alone before and
+/// after each pair.
+/// </summary>
 internal static class SnapshotBench
 {
     internal const string Row = "snapshot";
@@ -29,6 +32,7 @@ internal static class SnapshotBench
         try
         {
             using var peer = new QemuFile(qemu, given.MemoryBytes, Channels);
+            (double Write, double Read) before = DiskProbe.Measure(folder, given.MemoryBytes, Channels);
             for (int pair = 0; pair < given.Pairs; pair++)
             {
                 // Turn about, so that neither always runs on the memory that the other has just given back.
@@ -37,9 +41,16 @@ internal static class SnapshotBench
                 (double Save, double Restore, string How) ours = Measure(folder, given.MemoryBytes);
                 if (pair % 2 != 0)
                     theirs = Measure(peer, theirFile);
+                (double Write, double Read) after = DiskProbe.Measure(folder, given.MemoryBytes, Channels);
+                (double write, double read) = ((before.Write + after.Write) / 2, (before.Read + after.Read) / 2);
+                before = after;
                 double gigabytes = given.MemoryBytes / 1e9;
                 figures.Add("speed of save / QEMU", theirs.Save / ours.Save, atLeast: Target);
                 figures.Add("speed of restore / QEMU", theirs.Restore / ours.Restore, atLeast: Target);
+                figures.Add("speed of save / disk", write / ours.Save);
+                figures.Add("speed of restore / disk", read / ours.Restore);
+                figures.Add("disk, write, GB/s", gigabytes / write);
+                figures.Add("disk, read, GB/s", gigabytes / read);
                 figures.Add("save, GB/s", gigabytes / ours.Save);
                 figures.Add("save by QEMU, GB/s", gigabytes / theirs.Save);
                 figures.Add("restore, GB/s", gigabytes / ours.Restore);
@@ -47,7 +58,7 @@ internal static class SnapshotBench
                 if (!json)
                 {
                     Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
-                        $"{pair + 1,4}  save {ours.Save * 1000:0} ms, QEMU {theirs.Save * 1000:0} ms  restore {ours.Restore * 1000:0} ms, QEMU {theirs.Restore * 1000:0} ms  {ours.How}  load {BenchArguments.Load()}"));
+                        $"{pair + 1,4}  save {ours.Save * 1000:0} ms, QEMU {theirs.Save * 1000:0} ms  restore {ours.Restore * 1000:0} ms, QEMU {theirs.Restore * 1000:0} ms  disk {write * 1000:0}, {read * 1000:0} ms  {ours.How}  load {BenchArguments.Load()}"));
                 }
             }
         }

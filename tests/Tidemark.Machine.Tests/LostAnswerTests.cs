@@ -88,7 +88,9 @@ public sealed class LostAnswerTests : IDisposable
 
         private sealed class Losing(LosingConnector owner, IConnection inner, bool arrives) : IConnection
         {
-            private volatile bool _committed;
+            /// <summary>Held while Commit is on its way out, so that what comes in is looked at before it or after it.</summary>
+            private readonly Lock _gate = new();
+            private bool _committed;
 
             public string Peer => inner.Peer;
 
@@ -101,17 +103,26 @@ public sealed class LostAnswerTests : IDisposable
             public void Send(ReadOnlySpan<byte> bytes)
             {
                 // A frame's header is its first 32 bytes, and its type the first two of them.
-                bool isCommit = bytes.Length >= 32 && bytes[0] == CommitType && bytes[1] == 0;
-                _committed |= isCommit;
-                if (isCommit && !arrives)
-                    throw Break();
-                inner.Send(bytes);
+                if (bytes.Length < 32 || bytes[0] != CommitType || bytes[1] != 0)
+                {
+                    inner.Send(bytes);
+                    return;
+                }
+
+                lock (_gate)
+                {
+                    _committed = true;
+                    if (!arrives)
+                        throw Break();
+                    inner.Send(bytes);
+                }
             }
 
             public int Receive(Span<byte> buffer)
             {
                 int count = inner.Receive(buffer);
-                return _committed ? throw Break() : count;
+                lock (_gate)
+                    return _committed ? throw Break() : count;
             }
 
             public void SendPages(GuestMemory memory, ReadOnlySpan<PageRun> runs) => inner.SendPages(memory, runs);

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Runtime.InteropServices;
 using Tidemark.Bench;
 using Tidemark.Bench.Soak;
 
@@ -7,6 +8,12 @@ bool json = args.Contains("--json");
 string[] rest = [.. args.Where(argument => argument != "--json")];
 // A soak takes turns with measurements, round by round; the sides of loopback belong to one that measures.
 using QuietMachine? quiet = rest is ["soak" or "loopback-send" or "loopback-receive", ..] ? null : QuietMachine.Hold();
+// Ctrl-C ends it as SIGTERM does, so that the memory of a peer's machine does not stay in /dev/shm.
+using PosixSignalRegistration? interrupt = quiet is null ? null : PosixSignalRegistration.Create(PosixSignal.SIGINT, signal =>
+{
+    signal.Cancel = true;
+    Environment.Exit(130);
+});
 return rest switch
 {
     ["kernels"] => KernelsBench.Run(json),

@@ -13,6 +13,9 @@ public enum OpenFlags : uint
     /// <summary>O_DIRECT: past the page cache; buffer, length and offset in whole blocks of the device.</summary>
     Direct = 0x4000,
     CloseOnExec = 0x80000,
+
+    /// <summary>O_PATH: the place in the file system alone; what is there is not opened.</summary>
+    Path = 0x200000,
 }
 
 /// <summary>PROT_* of mmap(2).</summary>

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Net.Sockets;
 using System.Text.Json.Nodes;
 
@@ -35,7 +36,15 @@ public sealed class MoveTests
     {
         using var scene = new Scene();
         CommandLine process = scene.Start([.. words, "--verbose"]);
-        Scene.WaitFor(process, () => process.All.Contains("The rehearsal of a migration ended with completed", StringComparison.Ordinal));
+        long folderSeen = 0;
+        Scene.WaitFor(process, () =>
+        {
+            if (Directory.EnumerateDirectories(scene.Folder, "tidemark-rehearsal-*").Any())
+                folderSeen = Stopwatch.GetTimestamp();
+            return process.All.Contains("The rehearsal of a migration ended with completed", StringComparison.Ordinal);
+        });
+        // Gone when it begins: a process that ends in the middle of it, in whatever way, leaves nothing.
+        Assert.True(folderSeen == 0 || Stopwatch.GetElapsedTime(folderSeen) > TimeSpan.FromMilliseconds(50), "the rehearsal's folder was there to its end");
     }
 
     [Fact]

@@ -179,6 +179,14 @@ public sealed class TransportTests : IDisposable
     }
 
     [Fact]
+    public void A_unix_socket_whose_folder_was_removed_ends_in_order()
+    {
+        string folder = Directory.CreateDirectory(Path.Combine(_folder, "gone")).FullName;
+        using SocketAcceptor acceptor = SocketAcceptor.Listen(new MigrationAddress.Unix(Path.Combine(folder, "s")));
+        Directory.Delete(folder, recursive: true);
+    }
+
+    [Fact]
     public void A_port_that_is_taken_is_told_and_port_0_becomes_a_real_one()
     {
         using SocketAcceptor acceptor = SocketAcceptor.Listen(new MigrationAddress.Tcp("127.0.0.1", 0));

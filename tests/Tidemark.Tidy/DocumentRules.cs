@@ -12,6 +12,21 @@ internal static partial class DocumentRules
             .Where(target => !exists(Path.GetFullPath(Path.Combine("/", Path.GetDirectoryName(path) ?? "", target))[1..]))
             .Select(target => $"{path} links to {target}, which does not exist.");
 
+    /// <summary>Types, members and source files that a document names and that are not, or not any more, in the code.</summary>
+    /// <param name="words">Every word of the sources.</param>
+    /// <param name="files">The names of source files, without their folders.</param>
+    public static IEnumerable<string> FindStaleNames(string path, string text, IReadOnlySet<string> words, IReadOnlySet<string> files)
+    {
+        foreach (string code in Code().Matches(Fence().Replace(text, "")).Select(match => match.Groups[1].Value))
+        {
+            bool isThere = SourceName().IsMatch(code)
+                ? files.Contains(Path.GetFileName(code))
+                : !CodeName().IsMatch(code) || code.Split('.').All(words.Contains);
+            if (!isThere)
+                yield return $"{path} names {code}, which is not in the code.";
+        }
+    }
+
     /// <summary>Promises of SPECIFICATION.md: numbered lines, each naming its test.</summary>
     public static IEnumerable<string> FindUntestedPromises(string specification, IReadOnlySet<string> testNames)
     {
@@ -72,10 +87,28 @@ internal static partial class DocumentRules
             yield return $"defects.md has {rows.Length} rows with a number, not {count}.";
     }
 
+    public static IEnumerable<string> WordsIn(string source) => Word().Matches(source).Select(match => match.Value);
+
     public static IEnumerable<string> TestNamesIn(string source) => TestMethod().Matches(source).Select(match => match.Groups[1].Value);
 
     [GeneratedRegex(@"\]\(([^)\s]+)\)")]
     private static partial Regex Link();
+
+    [GeneratedRegex(@"^```.*?^```", RegexOptions.Singleline | RegexOptions.Multiline)]
+    private static partial Regex Fence();
+
+    [GeneratedRegex(@"`([^`\n]+)`")]
+    private static partial Regex Code();
+
+    [GeneratedRegex(@"^[\w./-]+\.cs$")]
+    private static partial Regex SourceName();
+
+    [GeneratedRegex(@"\w+")]
+    private static partial Regex Word();
+
+    /// <summary>As types are named here, and members of them; words of one letter case are commands and fields.</summary>
+    [GeneratedRegex(@"^[A-Z]\w*[a-z]\w*(\.[A-Z]\w+)*$")]
+    private static partial Regex CodeName();
 
     [GeneratedRegex(@"^\| *\d+ *\|")]
     private static partial Regex Promise();

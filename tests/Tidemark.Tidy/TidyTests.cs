@@ -80,6 +80,24 @@ public sealed class TidyTests
     }
 
     [Fact]
+    public void What_documents_name_is_in_the_code()
+    {
+        var words = new HashSet<string> { "PageFramer", "Add" };
+        var files = new HashSet<string> { "PageFramer.cs" };
+        string[] good = ["`PageFramer` and `PageFramer.Add`", "`src/a/PageFramer.cs`", "`--help`", "`CAP_SYS`", "```\n`PageSender`\n```"];
+        Assert.All(good, text => Assert.Empty(DocumentRules.FindStaleNames("docs/a.md", text, words, files)));
+        string[] stale = ["`PageSender`", "`PageFramer.Remove`", "`src/a/PageSender.cs`"];
+        Assert.All(stale, text => Assert.Single(DocumentRules.FindStaleNames("docs/a.md", text, words, files)));
+
+        SourceFile[] sources = [.. new[] { "src", "tests", "bench" }.SelectMany(Repository.Sources)];
+        words = [.. sources.SelectMany(file => DocumentRules.WordsIn(file.Text))];
+        files = [.. sources.Select(file => file.Name)];
+        // The log of changes names what was there then.
+        Assert.Empty(Documents().Where(path => path != "CHANGELOG.md")
+            .SelectMany(path => DocumentRules.FindStaleNames(path, Repository.Read(path), words, files)));
+    }
+
+    [Fact]
     public void Every_promise_names_a_test_that_exists()
     {
         var none = new HashSet<string>();

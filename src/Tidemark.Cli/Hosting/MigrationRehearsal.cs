@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using Tidemark.Cli.Output;
+using Tidemark.Kernel;
 using Tidemark.Kernel.Linux;
 using Tidemark.Machine;
 using Tidemark.Machine.Description;
@@ -14,8 +15,9 @@ namespace Tidemark.Cli.Hosting;
 /// before the first page, and a third of the pause of an idle machine).
 /// </summary>
 /// <remarks>
-/// It has a kernel, memory and a socket of its own, in a folder that is only this user's: nobody else can take part. It tells
-/// nobody: no metrics, no events. Unlike a compiler's list of methods it can not forget one that the engine needs.
+/// It has a kernel, memory and a socket of its own, which has no name any more when it is first used: nobody else can take part,
+/// and nothing is left of it when the process ends meanwhile. It tells nobody: no metrics, no events. Unlike a compiler's list
+/// of methods it can not forget one that the engine needs.
 /// </remarks>
 internal static class MigrationRehearsal
 {
@@ -49,20 +51,38 @@ internal static class MigrationRehearsal
 
     private static MigrationOutcome Move(GuestMachine source, GuestMachine destination, LinuxKernel kernel, CancellationToken cancel)
     {
+        using Lobby lobby = ListenWithoutName(kernel, out KernelFd place);
+        using KernelFd held = place;
+        using MigrationWire wire = MigrationWire.Connect(new MigrationAddress.Unix($"/proc/self/fd/{held.Number}"), [], kernel);
+        var receiver = new Thread(() => new MigrationDestination(
+            destination, lobby, new DestinationOptions(), new Silence(), TimeProvider.System).Run(cancel))
+        { IsBackground = true, Name = "tidemark rehearsal" };
+        receiver.Start();
+        MigrationOutcome outcome = new MigrationSource(source, wire.Connector, ReadOptions(), new Silence(), TimeProvider.System)
+            .Run(cancel);
+        receiver.Join();
+        return outcome;
+    }
+
+    /// <param name="place">The socket's place (O_PATH), through which this process still finds it (proc(5)).</param>
+    private static Lobby ListenWithoutName(LinuxKernel kernel, out KernelFd place)
+    {
         string folder = Directory.CreateTempSubdirectory("tidemark-rehearsal-").FullName;
+        Lobby? lobby = null;
         try
         {
-            var address = new MigrationAddress.Unix(Path.Combine(folder, "migration"));
-            using Lobby lobby = MigrationWire.Listen(address, null, null, kernel, _ => { });
-            using MigrationWire wire = MigrationWire.Connect(address, [], kernel);
-            var receiver = new Thread(() => new MigrationDestination(
-                destination, lobby, new DestinationOptions(), new Silence(), TimeProvider.System).Run(cancel))
-            { IsBackground = true, Name = "tidemark rehearsal" };
-            receiver.Start();
-            MigrationOutcome outcome = new MigrationSource(source, wire.Connector, ReadOptions(), new Silence(), TimeProvider.System)
-                .Run(cancel);
-            receiver.Join();
-            return outcome;
+            string path = Path.Combine(folder, "migration");
+            lobby = MigrationWire.Listen(new MigrationAddress.Unix(path), null, null, kernel, _ => { });
+            SyscallResult opened = kernel.Open(path, OpenFlags.Path | OpenFlags.CloseOnExec);
+            opened.ThrowIfFailed($"Opening the place of {path}");
+            place = new KernelFd(kernel, (int)opened.Value);
+            return lobby;
+        }
+        catch
+        {
+            // There is no rehearsal then.
+            lobby?.Dispose();
+            throw;
         }
         finally
         {

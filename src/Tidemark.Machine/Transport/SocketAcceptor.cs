@@ -85,8 +85,16 @@ public sealed class SocketAcceptor : IAcceptor
     public void Dispose()
     {
         _listener?.Dispose();
-        if (_unlink is not null)
+        if (_unlink is null)
+            return;
+        try
+        {
             File.Delete(_unlink);
+        }
+        catch (Exception failure) when (failure is IOException or UnauthorizedAccessException)
+        {
+            // Its folder is gone, or not ours any more: nobody listens there all the same.
+        }
     }
 
     private static SocketAcceptor ListenUnix(MigrationAddress.Unix unix, IKernel? kernel)

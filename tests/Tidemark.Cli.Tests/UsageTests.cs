@@ -98,17 +98,40 @@ public sealed partial class UsageTests
         Assert.Contains("available", scene.Expect(1, "run", file).Error, StringComparison.Ordinal);
     }
 
+    /// <summary>What <c>--help</c> of each command says.</summary>
+    private static IEnumerable<string> HelpOfEach(Scene scene)
+    {
+        string[] commands =
+        [
+            "demo", "run", "receive", "migrate", "status", "cancel", "list", "stop", "check", "conform", "replay", "dirty-rate",
+            "certificates", "resolve", "switchover", "version", "snapshot save", "snapshot restore", "snapshot info",
+        ];
+        return commands.Select(command => scene.Expect(0, [.. command.Split(' '), "--help"]).Output);
+    }
+
+    [Fact]
+    public void Usage_calls_arguments_as_the_list_below_it_does()
+    {
+        using var scene = new Scene();
+        int count = 0;
+        foreach (string help in HelpOfEach(scene))
+        {
+            string usage = help.Split('\n').First(line => line.StartsWith("  tidemark ", StringComparison.Ordinal));
+            foreach (Match argument in ArgumentName().Matches(usage))
+            {
+                count++;
+                Assert.Contains($"\n  {argument.Value}  ", help, StringComparison.Ordinal);
+            }
+        }
+
+        Assert.True(count >= 8, "No arguments were found.");
+    }
+
     [Fact]
     public void Every_option_in_the_documents_exists()
     {
         using var scene = new Scene();
-        string[] commands =
-        [
-            "demo", "run", "receive", "migrate", "status", "cancel", "list", "stop", "check", "conform", "replay", "dirty-rate",
-            "certificates", "resolve", "switchover", "version",
-        ];
-        string help = string.Concat(commands.Select(command => scene.Expect(0, command, "--help").Output))
-            + string.Concat(((string[])["save", "restore", "info"]).Select(verb => scene.Expect(0, "snapshot", verb, "--help").Output));
+        string help = string.Concat(HelpOfEach(scene));
         string[] documents =
         [
             "README.md", "docs/start.md", "docs/reference/cli.md", "docs/reference/json.md", "docs/guide/security.md",
@@ -148,6 +171,9 @@ public sealed partial class UsageTests
 
     [GeneratedRegex("\\[\"(\\w+)\"\\] = ")]
     private static partial Regex Key();
+
+    [GeneratedRegex(@"<[^>]+>")]
+    private static partial Regex ArgumentName();
 
     [GeneratedRegex("(?<![-\\w])--[a-z][a-z-]+")]
     private static partial Regex OptionName();

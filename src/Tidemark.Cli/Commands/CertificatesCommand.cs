@@ -8,7 +8,7 @@ internal static class CertificatesCommand
 {
     public static Command Create(CommandRunner runner)
     {
-        var folder = new Argument<string>("folder") { Description = "Where to make the folders; a CA that is there already signs for more hosts.", HelpName = "FOLDER" };
+        var folder = new Argument<string>("FOLDER") { Description = "Where to make the folders; a CA that is there already signs for more hosts." };
         var hosts = new Option<string[]>("--host")
         {
             Description = "A host name or IP address, as --tls checks it; may be given again.", HelpName = "NAME", Required = true,

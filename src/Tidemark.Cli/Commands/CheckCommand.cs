@@ -13,9 +13,9 @@ internal static class CheckCommand
 {
     public static Command Create(CommandRunner runner)
     {
-        var file = new Argument<string?>("file")
+        var file = new Argument<string?>("MACHINE.json")
         {
-            Description = "A machine file; without one, every device here that is bound to a VFIO driver.", HelpName = "MACHINE.json",
+            Description = "A machine file; without one, every device here that is bound to a VFIO driver.",
             Arity = ArgumentArity.ZeroOrOne,
         };
         Option<string?> kernel = SharedOptions.Kernel("Which kernel to look at; without it: soft if the machine file has a softHost, else linux.");

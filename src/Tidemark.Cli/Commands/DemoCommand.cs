@@ -14,9 +14,9 @@ internal static class DemoCommand
 
     public static Command Create(CommandRunner runner)
     {
-        var files = new Argument<string[]>("files")
+        var files = new Argument<string[]>("FILE")
         {
-            Description = "Files to use as disks; they are only read. Without any, the demo makes its own.", HelpName = "FILE",
+            Description = "Files to use as disks; they are only read. Without any, the demo makes its own.",
             Arity = ArgumentArity.ZeroOrMore,
         };
         var memory = new Option<string?>("--memory")

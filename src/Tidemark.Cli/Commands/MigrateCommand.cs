@@ -12,7 +12,7 @@ internal static class MigrateCommand
     public static Command Create(CommandRunner runner)
     {
         Argument<string> name = SharedOptions.MachineName();
-        var to = new Argument<string>("to") { Description = "Where `tidemark receive` waits: tcp:host:port, unix:path or fd:n-m.", HelpName = "ADDRESS" };
+        var to = new Argument<string>("ADDRESS") { Description = "Where `tidemark receive` waits: tcp:host:port, unix:path or fd:n-m." };
         Option<int> channels = SharedOptions.Channels();
         Option<int> limit = SharedOptions.DowntimeLimit();
         var verify = new Option<bool>("--verify") { Description = "Compare all memory of both sides after the stop, before the hand-over." };

@@ -15,9 +15,9 @@ internal static class ReplayCommand
 
     public static Command Create(CommandRunner runner)
     {
-        var path = new Argument<string>("recording")
+        var path = new Argument<string>("FILE|FOLDER")
         {
-            Description = "A file that conform --record wrote, or a folder of such files.", HelpName = "FILE|FOLDER",
+            Description = "A file that conform --record wrote, or a folder of such files.",
         };
         Option<string?> kernel = SharedOptions.Kernel("Which kernel to ask; without it: soft.");
         Option<string?> profile = ConformCommand.Profile();

@@ -113,7 +113,7 @@ internal static class SharedOptions
 
     public static Argument<string> MachineName() => new("machine") { Description = "The machine's name, as `tidemark list` shows it." };
 
-    public static Argument<string> MachineFilePath() => new("file") { Description = "The machine file (docs/reference/machine-file.md).", HelpName = "MACHINE.json" };
+    public static Argument<string> MachineFilePath() => new("MACHINE.json") { Description = "The machine file (docs/reference/machine-file.md)." };
 
     /// <exception cref="CommandFailure">The text is no address.</exception>
     public static MigrationAddress Address(string text) =>

@@ -74,9 +74,9 @@ internal static class SnapshotCommand
     private static Command CreateRestore(CommandRunner runner)
     {
         Argument<string> file = FileArgument("The file that `tidemark snapshot save` made.");
-        var machineFile = new Argument<string>("machine")
+        var machineFile = new Argument<string>("MACHINE.json")
         {
-            Description = "The machine file; memory, workload and devices as when it was saved.", HelpName = "MACHINE.json",
+            Description = "The machine file; memory, workload and devices as when it was saved.",
         };
         Option<string?> name = RunCommand.NameOption();
         Option<string?> kernel = SharedOptions.Kernel(RunCommand.KernelMeaning);
@@ -160,7 +160,7 @@ internal static class SnapshotCommand
         ? $" A save to it is under way ({partial.Path})."
         : $" A save to it was broken off and left {partial.Path}; the next save to the same file removes it."));
 
-    private static Argument<string> FileArgument(string meaning) => new("file") { Description = meaning, HelpName = "FILE" };
+    private static Argument<string> FileArgument(string meaning) => new("FILE") { Description = meaning };
 
     private static Option<string> DirectOption()
     {

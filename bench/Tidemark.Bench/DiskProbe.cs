@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Tidemark.Abi;
 using Tidemark.Kernel;
 using Tidemark.Kernel.Linux;
 using Tidemark.Machine;
@@ -53,8 +54,11 @@ internal static class DiskProbe
                 while (failure is null && Interlocked.Add(ref next, chunkBytes) is var end && end <= byteLength)
                 {
                     SyscallResult done = request(memory.Memory.PagesSpan(buffers[thread], ProbeMemory.ChunkPages), end - chunkBytes);
-                    if (!done.Succeeded || (ulong)done.Value != chunkBytes)
-                        failure = new KernelException($"A request of {chunkBytes} bytes to {path}", done.Errno);
+                    if (done.Succeeded && (ulong)done.Value == chunkBytes)
+                        continue;
+                    failure = new KernelException(
+                        $"A request of {chunkBytes} bytes to {path}", done.Succeeded ? Errno.EIO : done.Errno,
+                        "TMPDIR takes another disk, --memory less of it.");
                 }
             });
             if (failure is not null)

@@ -43,7 +43,7 @@ public sealed class MoveTests
                 folderSeen = Stopwatch.GetTimestamp();
             return process.All.Contains("The rehearsal of a migration ended with completed", StringComparison.Ordinal);
         });
-        // Gone when it begins: a process that ends in the middle of it, in whatever way, leaves nothing.
+        // Gone long before its end: a process that ends in the middle of it leaves nothing.
         Assert.True(folderSeen == 0 || Stopwatch.GetElapsedTime(folderSeen) > TimeSpan.FromMilliseconds(50), "the rehearsal's folder was there to its end");
     }
 

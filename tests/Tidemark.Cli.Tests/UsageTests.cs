@@ -98,17 +98,6 @@ public sealed partial class UsageTests
         Assert.Contains("available", scene.Expect(1, "run", file).Error, StringComparison.Ordinal);
     }
 
-    /// <summary>What <c>--help</c> of each command says.</summary>
-    private static IEnumerable<string> HelpOfEach(Scene scene)
-    {
-        string[] commands =
-        [
-            "demo", "run", "receive", "migrate", "status", "cancel", "list", "stop", "check", "conform", "replay", "dirty-rate",
-            "certificates", "resolve", "switchover", "version", "snapshot save", "snapshot restore", "snapshot info",
-        ];
-        return commands.Select(command => scene.Expect(0, [.. command.Split(' '), "--help"]).Output);
-    }
-
     [Fact]
     public void Usage_calls_arguments_as_the_list_below_it_does()
     {
@@ -167,6 +156,17 @@ public sealed partial class UsageTests
         Assert.Contains("promisedMilliseconds", keys);
         Assert.All(keys, key => Assert.True(
             document.Contains($"`{key}", StringComparison.Ordinal) || document.Contains($".{key}`", StringComparison.Ordinal), key));
+    }
+
+    /// <summary>What <c>--help</c> of each command says.</summary>
+    private static IEnumerable<string> HelpOfEach(Scene scene)
+    {
+        string[] commands =
+        [
+            "demo", "run", "receive", "migrate", "status", "cancel", "list", "stop", "check", "conform", "replay", "dirty-rate",
+            "certificates", "resolve", "switchover", "version", "snapshot save", "snapshot restore", "snapshot info",
+        ];
+        return commands.Select(command => scene.Expect(0, [.. command.Split(' '), "--help"]).Output);
     }
 
     [GeneratedRegex("\\[\"(\\w+)\"\\] = ")]

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Runtime.CompilerServices;
 using Tidemark.Kernel.Linux;
 using Tidemark.Machine.Description;
 using Tidemark.Machine.Workload;
@@ -145,76 +146,72 @@ public sealed class WorkloadTests : IDisposable
     [Fact]
     public void After_a_pause_no_step_is_taken_until_resumed()
     {
-        int steps = 0;
-        using var thread = new PausableThread("test", () =>
-        {
-            Volatile.Write(ref steps, steps + 1);
-            return TimeSpan.Zero;
-        });
-        thread.Start();
+        var steps = new StrongBox<int>();
+        using PausableThread thread = StartCounting(steps);
         thread.Start();
         for (int round = 0; round < 200; round++)
         {
             thread.Pause();
-            int before = Volatile.Read(ref steps);
+            int before = Volatile.Read(ref steps.Value);
             thread.Pause();
             Thread.Yield();
-            Assert.Equal(before, Volatile.Read(ref steps));
+            Assert.Equal(before, Volatile.Read(ref steps.Value));
             thread.Resume();
             if (round % 2 == 0)
-                MachineRig.Await(() => Volatile.Read(ref steps) > before, () => "a step");
+                MachineRig.Await(() => Volatile.Read(ref steps.Value) > before, () => "a step");
         }
     }
 
     [Fact]
     public void A_rest_right_after_it_was_resumed_leaves_a_thread_running()
     {
-        int steps = 0;
-        using var thread = new PausableThread("test", () =>
-        {
-            Volatile.Write(ref steps, steps + 1);
-            return TimeSpan.Zero;
-        });
-        thread.Start();
+        var steps = new StrongBox<int>();
+        using PausableThread thread = StartCounting(steps);
         for (int round = 0; round < 200; round++)
         {
             thread.Pause();
-            int before = Volatile.Read(ref steps);
+            int before = Volatile.Read(ref steps.Value);
             thread.Resume();
             // It has hardly had a processor since.
             using (IDisposable? rest = thread.TryRest(TimeSpan.FromSeconds(20)))
                 Assert.NotNull(rest);
-            MachineRig.Await(() => Volatile.Read(ref steps) > before, () => "a step");
+            MachineRig.Await(() => Volatile.Read(ref steps.Value) > before, () => "a step");
         }
     }
 
     [Fact]
     public void A_thread_stands_still_until_neither_its_owner_nor_a_rest_wants_it_to()
     {
-        int steps = 0;
-        using var thread = new PausableThread("test", () =>
-        {
-            Volatile.Write(ref steps, steps + 1);
-            return TimeSpan.Zero;
-        });
-        thread.Start();
+        var steps = new StrongBox<int>();
+        using PausableThread thread = StartCounting(steps);
         IDisposable? rest = thread.TryRest(TimeSpan.FromSeconds(20));
         Assert.NotNull(rest);
-        int before = Volatile.Read(ref steps);
+        int before = Volatile.Read(ref steps.Value);
         thread.Pause();
         thread.Resume();
         thread.Pause();
         rest.Dispose();
         rest.Dispose();
         Thread.Sleep(20);
-        Assert.Equal(before, Volatile.Read(ref steps));
+        Assert.Equal(before, Volatile.Read(ref steps.Value));
         Assert.False(thread.IsRunning);
         rest = thread.TryRest(TimeSpan.FromSeconds(20));
         thread.Resume();
         Thread.Sleep(20);
-        Assert.Equal(before, Volatile.Read(ref steps));
+        Assert.Equal(before, Volatile.Read(ref steps.Value));
         rest!.Dispose();
-        MachineRig.Await(() => Volatile.Read(ref steps) > before, () => "a step");
+        MachineRig.Await(() => Volatile.Read(ref steps.Value) > before, () => "a step");
+    }
+
+    private static PausableThread StartCounting(StrongBox<int> steps)
+    {
+        var thread = new PausableThread("test", () =>
+        {
+            Volatile.Write(ref steps.Value, steps.Value + 1);
+            return TimeSpan.Zero;
+        });
+        thread.Start();
+        return thread;
     }
 
     [Fact]

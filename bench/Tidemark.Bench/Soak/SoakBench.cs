@@ -149,6 +149,8 @@ internal sealed class SoakBench : IDisposable
         Say($"VIOLATION: {text}");
         Say($"  {plan}");
         Say($"  logs: {_scene.Logs}/{plan.Round}-*.log and those of the machine, {_scene.Logs}/*-run.log");
+        if (violation.Evidence.Length > 0)
+            Say(violation.Evidence);
     }
 
     /// <summary>The machine of the round's stretch: the one that runs, or a new one.</summary>

@@ -390,9 +390,10 @@ internal sealed class SoakRound(SoakScene scene, SoakPlan plan, SoakProcess sour
         }
         catch (SoakViolationException violation)
         {
-            // What stands still is in these, and not to be had once the processes have ended.
-            throw new SoakViolationException(
-                $"{violation.Message}\n  first: {first!.ToJsonString()}\n  last: {now?.ToJsonString() ?? "no answer"}\n{process.DescribeThreads()}");
+            throw new SoakViolationException(violation.Message)
+            {
+                Evidence = $"  first: {first!.ToJsonString()}\n  last: {now?.ToJsonString() ?? "no answer"}\n{process.DescribeThreads()}",
+            };
         }
 
         ulong errors = now!["stalePages"]!.GetValue<ulong>();

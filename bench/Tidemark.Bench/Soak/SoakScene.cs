@@ -8,6 +8,9 @@ namespace Tidemark.Bench.Soak;
 internal sealed class SoakViolationException(string message) : Exception(message)
 {
     public ulong LostPages { get; init; }
+
+    /// <summary>Lines of what is not to be had any more when the processes have ended; mostly none.</summary>
+    public string Evidence { get; init; } = "";
 }
 
 /// <summary>The soak's own runtime folder, with disks, machine files and logs, and the processes started in it.</summary>

@@ -16,7 +16,7 @@ namespace Tidemark.Cli.Hosting;
 /// </summary>
 /// <remarks>
 /// It has a kernel, memory and a socket of its own, which has no name any more when it is first used: nobody else can take part,
-/// and nothing is left of it when the process ends meanwhile. It tells nobody: no metrics, no events. Unlike a compiler's list
+/// and nothing is left of it when the process ends after that. It tells nobody: no metrics, no events. Unlike a compiler's list
 /// of methods it can not forget one that the engine needs.
 /// </remarks>
 internal static class MigrationRehearsal

@@ -75,30 +75,33 @@ public sealed partial class NvmeWorkload : IHandoverDriver
     /// <inheritdoc/>
     IDisposable? IHandoverDriver.TryStandStill(TimeSpan limit)
     {
+        long start = Stopwatch.GetTimestamp();
         if (!Monitor.TryEnter(_driverGate, limit))
             return null;
-        var rest = new Rest(this, _thread.TryRest(limit));
+        IDisposable? standstill = null;
+        Rest? had = null;
         try
         {
-            if (rest.IsHad)
-            {
-                ((IHandoverDriver)this).Quiesce(limit);
-                return rest;
-            }
+            standstill = _thread.TryRest(limit - Stopwatch.GetElapsedTime(start));
+            if (standstill is null)
+                return null;
+            ((IHandoverDriver)this).Quiesce(limit - Stopwatch.GetElapsedTime(start));
+            return had = new Rest(standstill, _driverGate);
         }
         catch (TimeoutException)
         {
             // What is in flight stays so, and the thread goes on to wait for it.
+            return null;
         }
-        catch
+        finally
         {
-            // The thread goes on and meets what went wrong itself.
-            rest.Dispose();
-            throw;
+            // Also after another failure: the thread goes on and meets what went wrong itself.
+            if (had is null)
+            {
+                standstill?.Dispose();
+                Monitor.Exit(_driverGate);
+            }
         }
-
-        rest.Dispose();
-        return null;
     }
 
     /// <inheritdoc/>
@@ -177,19 +180,17 @@ public sealed partial class NvmeWorkload : IHandoverDriver
     }
 
     /// <summary>The thread stands still and the driver is nobody else's, until it is disposed by the thread that has it.</summary>
-    private sealed class Rest(NvmeWorkload workload, IDisposable? rest) : IDisposable
+    private sealed class Rest(IDisposable standstill, object driverGate) : IDisposable
     {
         private bool _ended;
-
-        public bool IsHad => rest is not null;
 
         public void Dispose()
         {
             if (_ended)
                 return;
             _ended = true;
-            rest?.Dispose();
-            Monitor.Exit(workload._driverGate);
+            standstill.Dispose();
+            Monitor.Exit(driverGate);
         }
     }
 

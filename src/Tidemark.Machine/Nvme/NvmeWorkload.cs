@@ -23,7 +23,7 @@ public sealed partial class NvmeWorkload : IDisposable
 
     private readonly object _gate = new();
 
-    /// <summary>Who uses the driver while the thread stands still and its owner is not the only one who may.</summary>
+    /// <summary>Held by who uses the driver while the thread stands still: a reset of the guest, or who keeps the device idle.</summary>
     private readonly object _driverGate = new();
     private readonly NvmeDriver _driver;
     private readonly GuestMemory _memory;
